@@ -1,0 +1,1 @@
+"""The layers flows are made of."""

@@ -1,0 +1,104 @@
+"""The networks inside couplings: what they read is never inverted, so they may be anything."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def fit_context(context: Tensor, like: Tensor) -> Tensor:
+    """Bring a context to the spatial size of ``like``: images by pixel-unshuffling, vectors by repetition."""
+    if context.dim() == like.dim() == 4:
+        ratio, rest = divmod(context.shape[-1], like.shape[-1])
+        fits = ratio > 1 and not rest and not context.shape[-2] % ratio
+        return F.pixel_unshuffle(context, ratio) if fits else context
+    if like.dim() == 4:
+        return context[:, :, None, None].expand(-1, -1, *like.shape[-2:]) if context.dim() == 2 else context
+    return context.flatten(1)
+
+
+def with_context(x: Tensor, context: Tensor | None, expected: int) -> Tensor:
+    """Concatenate the fitted context of ``expected`` channels to x, refusing one that is missing or misshapen."""
+    if not expected:
+        return x
+    if context is None:
+        raise ValueError("this flow is conditional: pass context to encode and decode")
+    fitted = fit_context(context, x)
+    if fitted.shape[1] != expected or fitted.shape[2:] != x.shape[2:] or fitted.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"context of shape {tuple(context.shape)} does not fit features of shape {tuple(x.shape)}: "
+            f"expected {expected} channels at that size after rearranging, got {tuple(fitted.shape)}"
+        )
+    return torch.cat([x, fitted.to(x.dtype)], 1)
+
+
+def zero_init(layer: nn.Module) -> nn.Module:
+    """Start a last layer at zero, so that its coupling starts at the identity."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+class ConvNet(nn.Module):
+    """conv 3x3 - ReLU - conv 1x1 - ReLU - conv 3x3, the last one zero: (B, in, H, W) -> (B, out, H, W)."""
+
+    def __init__(self, inputs: int, outputs: int, hidden: int, context: int = 0):
+        super().__init__()
+        self.context = context
+        self.enter = nn.Conv2d(inputs + context, hidden, 3, padding=1)
+        self.middle = nn.Conv2d(hidden, hidden, 1)
+        self.leave = zero_init(nn.Conv2d(hidden, outputs, 3, padding=1))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        h = with_context(x, context, self.context)
+        h = F.relu(self.enter(h.contiguous(memory_format=torch.channels_last)), inplace=True)
+        return self.leave(F.relu(self.middle(h), inplace=True))
+
+
+class ResNet(nn.Module):
+    """conv 3x3 - residual blocks of (LayerNorm-free) ReLU-conv-ReLU-conv - conv 1x1, the last one zero.
+
+    The residual couplings of Real NVP with a learned per-channel gain on each block in place of batch
+    normalisation, so that a sample's density never depends on its batch.
+    """
+
+    def __init__(self, inputs: int, outputs: int, hidden: int, blocks: int, context: int = 0):
+        super().__init__()
+        self.context = context
+        self.enter = nn.Conv2d(inputs + context, hidden, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.ReLU(), nn.Conv2d(hidden, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, hidden, 3, padding=1)
+            )
+            for _ in range(blocks)
+        )
+        self.gains = nn.Parameter(torch.full((blocks, hidden), blocks**-0.5))
+        self.leave = zero_init(nn.Conv2d(hidden, outputs, 1))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        h = with_context(x, context, self.context)
+        h = self.enter(h.contiguous(memory_format=torch.channels_last))
+        for block, gain in zip(self.blocks, self.gains, strict=True):
+            h = h + gain[:, None, None] * block(h)
+        return self.leave(F.relu(h))
+
+
+class MLP(nn.Module):
+    """Fully connected layers with ReLU, the last one zero: (B, in) -> (B, out)."""
+
+    def __init__(self, inputs: int, outputs: int, hidden: int, depth: int = 2, context: int = 0):
+        super().__init__()
+        self.context = context
+        sizes = [inputs + context] + [hidden] * depth
+        layers: list[nn.Module] = []
+        for a, b in pairwise(sizes):
+            layers += [nn.Linear(a, b), nn.ReLU()]
+        self.body = nn.Sequential(*layers, zero_init(nn.Linear(sizes[-1], outputs)))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.body(with_context(x, context, self.context))
