@@ -1,0 +1,79 @@
+"""What a training run is told: the flow, its input transform, the optimiser; read from TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from ..flows.architectures import Config, config_from_dict, config_to_dict
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Maximum-likelihood training of an image prior.
+
+    ``epochs`` passes over the training images in batches of ``batch``; Adam at ``learning_rate`` after
+    ``warmup`` steps, decayed by a cosine to zero; gradients clipped at norm ``clip``. The weights kept are a running
+    average with decay ``average`` (0: the last ones). ``bits`` is the grey-level depth trained on: images
+    of more bits are floored to it. ``holdout`` images at the end of the training set are for validation.
+    """
+
+    flow: Config
+    transform: Literal["gaussianize", "logit", "none"] = "gaussianize"
+    dequantization: Literal["learned", "uniform"] = "learned"
+    bits: int = 8
+    epochs: float = 8.0
+    batch: int = 64
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    clip: float = 1.0
+    average: float = 0.999
+    flip: bool = False
+    bf16: bool = False
+    holdout: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = {
+            "epochs": self.epochs > 0,
+            "batch": self.batch > 0,
+            "learning_rate": self.learning_rate > 0,
+            "clip": self.clip > 0,
+            "average": 0 <= self.average < 1,
+            "bits": 1 <= self.bits <= 8,
+            "holdout": self.holdout >= 0,
+            "dequantization": self.dequantization in ("learned", "uniform"),
+            "transform": self.transform in ("gaussianize", "logit", "none"),
+        }
+        for name, right in checks.items():
+            if not right:
+                raise ValueError(f"training setting {name} = {getattr(self, name)!r} is out of range")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, with the flow's architecture by name."""
+        return {**asdict(self), "flow": config_to_dict(self.flow)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainingConfig:
+        """The inverse of ``to_dict``; unknown settings are refused by name."""
+        known = {f.name for f in fields(cls)}
+        if unknown := set(values) - known:
+            raise ValueError(f"unknown training settings {sorted(unknown)}; known: {sorted(known)}")
+        if not isinstance(values.get("flow"), dict):
+            raise ValueError("a training config needs a [flow] table with an architecture")
+        return cls(**{**values, "flow": config_from_dict(values["flow"])})
+
+
+def read_config(path: str | Path) -> TrainingConfig:
+    """A training config from a TOML file, refused with one line where it is not one."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such config: {path}")
+    try:
+        return TrainingConfig.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None

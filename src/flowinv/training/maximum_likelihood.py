@@ -1,0 +1,216 @@
+"""Maximum-likelihood training of a flow prior on images: deterministic, resumable, quiet."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import pack, unpack
+from ..flows.architectures import build, config_to_dict
+from ..flows.bijection import Bijection
+from ..flows.flow import UNIT, Flow, bits_per_dim, set_bf16
+from ..flows.layers.dequantization import Dequantizer
+from ..flows.layers.transforms import Gaussianize, Logit
+from ..randomness import keyed_generator
+from ..store import read_bundle, write_bundle
+from .config import TrainingConfig
+from .data import floor_bits
+
+CHECKPOINT = "flowinv-training"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: step of total, the last batch's bits/dim, seconds spent in all sessions."""
+
+    step: int
+    total: int
+    bits_per_dim: float
+    seconds: float
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or a gradient left the finite numbers; the last checkpoint holds the last good state."""
+
+
+def _transform(kind: str, images: Tensor, bits: int) -> Bijection | None:
+    if kind == "gaussianize":
+        counts = torch.bincount(floor_bits(images, bits).flatten().long(), minlength=2**bits)
+        return Gaussianize.from_counts(counts)
+    return Logit() if kind == "logit" else None
+
+
+def _seeded_flow(config: TrainingConfig, images: Tensor) -> Flow:
+    """A freshly initialised flow; the global random state, which layers initialise from, is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        bijection = build(config.flow)
+        noise = Dequantizer(config.flow.shape[0], config.bits) if config.dequantization == "learned" else None
+    transform = _transform(config.transform, images, config.bits)
+    flow = Flow(bijection, config.flow.shape, transform, UNIT, config.bits, noise)
+    flow.architecture = config_to_dict(config.flow)
+    return flow
+
+
+@torch.no_grad()
+def evaluate(flow: Flow, images: Tensor, batch: int = 100, seed: int = 0) -> Iterator[Tensor]:
+    """Bits/dim of byte images, batch by batch, each (batch,): -log2 P / D, one dequantisation per image.
+
+    Dequantisation (uniform or learned) makes the mean an upper bound on the bits per pixel that an ideal code
+    built on the flow needs: lower is better, 8 is no model at all for 8-bit images.
+    """
+    if flow.bits is None:
+        raise ValueError("bits/dim needs a prior trained on quantised images; this one has bits = None")
+    if images.shape[1:] != flow.shape:
+        raise ValueError(f"the prior takes images of shape {flow.shape}, the data have {tuple(images.shape[1:])}")
+    dims = math.prod(flow.shape)
+    for i in range(0, len(images), batch):
+        part = floor_bits(images[i : i + batch], flow.bits)
+        yield bits_per_dim(flow.log_prob_of_integers(part, keyed_generator(seed, i)), dims)
+
+
+class Trainer:
+    """Fits a flow to images by maximum likelihood: minimise E[-log p(x)] over dequantised training images.
+
+    Every random number is a function of (seed, step), so a run that was killed and resumed from its
+    checkpoint ends with the same weights, bit for bit on the same machine, as one that was not. Checkpoints
+    are safetensors: weights, running average, both Adam moments.
+    """
+
+    def __init__(self, config: TrainingConfig, images: Tensor):
+        if images.shape[1:] != tuple(config.flow.shape):
+            raise ValueError(f"the flow takes images of shape {config.flow.shape}, the data have {tuple(images.shape[1:])}")
+        if len(images) <= config.holdout:
+            raise ValueError(f"{len(images)} training images leave none after a holdout of {config.holdout}")
+        self.config = config
+        cut = len(images) - config.holdout
+        self.train_images, self.validation_images = images[:cut], images[cut:]
+        self.flow = _seeded_flow(config, self.train_images)
+        self.flow.train()
+        set_bf16(self.flow, config.bf16)
+        self.average = {k: v.detach().clone() for k, v in self.flow.named_parameters()}
+        self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=config.learning_rate)
+        self.steps_per_epoch = max(1, cut // config.batch)
+        self.total = max(1, round(config.epochs * self.steps_per_epoch))
+        self.step = 0
+        self.seconds = 0.0
+        self.history: list[tuple[int, float]] = []
+        self._order: tuple[int, Tensor] | None = None
+
+    # -- one step ------------------------------------------------------------------------------------
+
+    def _batch(self, step: int) -> Tensor:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            order = torch.randperm(len(self.train_images), generator=keyed_generator(self.config.seed, 1, epoch))
+            self._order = (epoch, order)
+        index = self._order[1][position * self.config.batch : (position + 1) * self.config.batch]
+        images = floor_bits(self.train_images[index], self.config.bits)
+        if self.config.flip:
+            turn = torch.rand(len(images), generator=keyed_generator(self.config.seed, 2, step)) < 0.5
+            images = torch.where(turn[:, None, None, None], images.flip(-1), images)
+        return images
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine down to zero at the last step."""
+        warm = min(1.0, (step + 1) / max(1, self.config.warmup))
+        return self.config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.total))
+
+    def _one_step(self) -> float:
+        generator = keyed_generator(self.config.seed, 3, self.step)
+        log_prob = self.flow.log_prob_of_integers(self._batch(self.step), generator)
+        loss = bits_per_dim(log_prob, math.prod(self.flow.shape)).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.clip)
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            raise TrainingDiverged(
+                f"step {self.step}: bits/dim {loss.item():.4g}, gradient norm {norm.item():.4g}; lower the learning rate"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        self.optimizer.step()
+        # a short memory at first: the average must not be held back by the initial weights
+        decay = min(self.config.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, parameter in self.flow.named_parameters():
+                self.average[name].lerp_(parameter, 1 - decay)
+        self.step += 1
+        return loss.item()
+
+    def run(
+        self, folder: Path | None = None, report: Callable[[Progress], None] | None = None, every: float = 60.0, until: int | None = None
+    ) -> Flow:
+        """Train to the end, or to step ``until``, saving to ``folder`` every ``every`` seconds and when interrupted.
+
+        Returns the flow with averaged weights.
+        """
+        last = self.total if until is None else min(until, self.total)
+        started = saved = time.monotonic()
+        before = self.seconds
+        try:
+            while self.step < last:
+                loss = self._one_step()
+                now = time.monotonic()
+                self.seconds = before + now - started
+                if self.step % 50 == 0 or self.step == self.total:
+                    self.history.append((self.step, loss))
+                if report is not None:
+                    report(Progress(self.step, self.total, loss, self.seconds))
+                if folder is not None and now - saved > every:
+                    self.save(folder)
+                    saved = now
+        except KeyboardInterrupt:
+            if folder is not None:
+                self.save(folder)
+            raise
+        if folder is not None:
+            self.save(folder)
+        return self.result()
+
+    def result(self) -> Flow:
+        """The flow with averaged weights, in evaluation mode."""
+        flow = _seeded_flow(self.config, self.train_images)
+        flow.load_state_dict({**self.flow.state_dict(), **self.average})
+        return flow.eval()
+
+    # -- checkpoints ---------------------------------------------------------------------------------
+
+    def _tensors(self) -> dict[str, Tensor]:
+        averages = {f"average.{k}": v for k, v in self.average.items()}
+        return averages | pack("flow", self.flow, self.optimizer)
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint, replacing the one before."""
+        config: dict[str, Any] = {
+            "format": CHECKPOINT,
+            "training": self.config.to_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
+            "images": len(self.train_images),
+        }
+        write_bundle(folder, config, self._tensors(), overwrite=True)
+
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint of the same config and data; anything else is refused."""
+        config, tensors = read_bundle(folder, CHECKPOINT)
+        mine = json.loads(json.dumps(self.config.to_dict()))
+        if config["training"] != mine:
+            theirs = config["training"]
+            keys = sorted(k for k in mine if mine.get(k) != theirs.get(k))
+            raise ValueError(f"{folder} holds a run with other settings ({', '.join(keys)}); train in another folder")
+        if config["images"] != len(self.train_images):
+            raise ValueError(f"{folder} was trained on {config['images']} images, these are {len(self.train_images)}")
+        unpack("flow", tensors, self.flow, self.optimizer)
+        self.average = {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
+        self.step, self.seconds = config["step"], config["seconds"]
+        self.history = [tuple(row) for row in config["history"]]
