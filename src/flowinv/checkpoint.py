@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .store import BundleError
+
 
 def pack(prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The module's state and the optimiser's moments for it, under ``prefix``, for safetensors."""
@@ -15,15 +17,31 @@ def pack(prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> di
     return tensors
 
 
+def fit_or_refuse(found: dict[str, Tensor], expected: dict[str, Tensor], what: str) -> None:
+    """Refuse tensors that are missing, of another shape or type, left over, or not finite, naming the first."""
+    wrong = [k for k, t in expected.items() if k not in found or found[k].shape != t.shape or found[k].dtype != t.dtype]
+    wrong += [k for k in found if k not in expected]
+    if wrong:
+        raise BundleError(f"{what} do not fit: {len(wrong)} tensors differ, first {wrong[0]}")
+    if bad := [k for k, t in found.items() if t.is_floating_point() and not torch.isfinite(t).all()]:
+        raise BundleError(f"{what} hold NaN or infinite values in {bad[0]}")
+
+
 def unpack(prefix: str, tensors: dict[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """The inverse of ``pack``: both module and optimiser go on where they were."""
+    """The inverse of ``pack``: both module and optimiser go on where they were; what does not fit is refused."""
     state, moments = f"{prefix}.state.", f"{prefix}.optimizer."
-    module.load_state_dict({k.removeprefix(state): v for k, v in tensors.items() if k.startswith(state)})
+    weights = {k.removeprefix(state): v for k, v in tensors.items() if k.startswith(state)}
+    fit_or_refuse(weights, module.state_dict(), "the checkpoint's weights")
+    parameters = dict(module.named_parameters())
     found: dict[str, dict[str, Tensor]] = {}
     for k, value in tensors.items():
         if k.startswith(moments):
-            key, name = k.removeprefix(moments).split(".", 1)
+            key, _, name = k.removeprefix(moments).partition(".")
+            if name not in parameters or value.shape not in (parameters[name].shape, ()):
+                raise BundleError(f"the checkpoint's optimiser state does not fit: {k}")
             found.setdefault(name, {})[key] = value
-    for name, parameter in module.named_parameters():
-        if name in found:
-            optimizer.state[parameter] = found[name]
+    if len({frozenset(values) for values in found.values()}) > 1:
+        raise BundleError("the checkpoint's optimiser state is not whole")
+    module.load_state_dict(weights)
+    for name, values in found.items():
+        optimizer.state[parameters[name]] = values

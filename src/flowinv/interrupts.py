@@ -1,0 +1,42 @@
+"""Interrupts that wait for the end of a step, so that what is saved is whole."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+@contextmanager
+def between_steps() -> Iterator[Callable[[], None]]:
+    """Yields check(), to be called between two steps: it raises the KeyboardInterrupt that came meanwhile.
+
+    An optimiser stopped in the middle of a step has moved some weights and not others, and nothing that is saved
+    then goes on as an unbroken run would have. SIGTERM counts as an interrupt; a second one is not held back.
+    Handlers that the caller installed are left alone, and so is everything outside of the main thread.
+    """
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    def check() -> None:
+        if caught:
+            raise KeyboardInterrupt
+
+    replaced: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for kind, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+            if signal.getsignal(kind) == usual:
+                replaced[kind] = signal.signal(kind, note)
+    try:
+        yield check
+        check()
+    finally:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)

@@ -1,0 +1,115 @@
+"""The pre-generator: a small flow from noise to the prior's latent that starts as the identity."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..flows.architectures import RealNVPConfig, build
+from ..flows.bijection import Bijection, Chain, Inverse, constant_log_det
+from ..flows.layers.analytic import Elementwise
+from ..flows.layers.couplings import AffineCoupling, MaskedAffineCoupling, checkerboard_mask
+from ..flows.layers.mixing import Orthogonal
+from ..flows.layers.reshaping import Squeeze
+from ..flows.networks import MLP, ConvNet
+
+
+@dataclass(frozen=True)
+class PreGeneratorConfig:
+    """The family that q(z) is sought in.
+
+    ``coupling``: ``steps`` affine couplings between fixed rotations, convolutional where the latent is an
+    image, then a learned scale and shift per element. ``gaussian``: a full-rank affine map, exact where the
+    posterior over z is Gaussian, for up to a few thousand elements. ``realnvp``: the paper's multiscale RealNVP with ``scales`` and
+    ``blocks`` residual blocks per coupling.
+    """
+
+    family: Literal["coupling", "gaussian", "realnvp"] = "coupling"
+    steps: int = 8
+    hidden: int = 32
+    scales: int = 3
+    blocks: int = 3
+    affine: bool = False
+    seed: int = 0
+
+
+class LowerTriangular(Bijection):
+    r"""x = (D + N) z + b over the flattened sample, D = diag(exp(d)) and N strictly lower triangular; starts at the identity."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        size = math.prod(shape)
+        self.log_diagonal = nn.Parameter(torch.zeros(size))
+        self.lower = nn.Parameter(torch.zeros(size, size))
+        self.shift = nn.Parameter(torch.zeros(size))
+
+    def matrix(self) -> Tensor:
+        return self.lower.tril(-1) + torch.diag(self.log_diagonal.exp())
+
+    def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        centred = (x.flatten(1) - self.shift).T
+        z = torch.linalg.solve_triangular(self.matrix(), centred, upper=False).T
+        return z.reshape(x.shape), constant_log_det(-self.log_diagonal.sum(), x)
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x = z.flatten(1) @ self.matrix().T + self.shift
+        return x.reshape(z.shape), constant_log_det(self.log_diagonal.sum(), z)
+
+
+def _rotated_couplings(channels: int, config: PreGeneratorConfig, image: bool) -> list[Bijection]:
+    """Couplings with a random rotation before each and one at the end that undoes them all."""
+    generator = torch.Generator().manual_seed(config.seed)
+    total = torch.eye(channels, dtype=torch.float64)
+    layers: list[Bijection] = []
+    first, second = channels - channels // 2, channels // 2
+    for _ in range(config.steps):
+        rotation = Orthogonal(channels, generator)
+        total = rotation.matrix.double() @ total
+        net = (ConvNet if image else MLP)(first, 2 * second, config.hidden)
+        layers += [rotation, AffineCoupling(channels, net)]
+    closing = Orthogonal(channels)
+    closing.matrix = total.T.float()
+    return [*layers, closing]
+
+
+def build_pregenerator(shape: tuple[int, ...], config: PreGeneratorConfig) -> Bijection:
+    """A bijection z -> noise over latents of ``shape`` whose ``decode`` (noise to z) starts as the identity.
+
+    An image latent (C, H, W) with even sides is squeezed once, so that convolutions see neighbouring latents, which govern
+    neighbouring pixels; with odd sides checkerboard couplings take over. Weights are drawn from ``config.seed``; the global
+    random state is untouched.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return _build(tuple(shape), config)
+
+
+def _build(shape: tuple[int, ...], config: PreGeneratorConfig) -> Bijection:
+    if config.affine and config.family != "gaussian":
+        return Chain([LowerTriangular(shape), _build(shape, replace(config, affine=False))])
+    if config.family == "gaussian":
+        return LowerTriangular(shape)
+    if config.family == "realnvp":
+        if len(shape) != 3:
+            raise ValueError(f"the realnvp family needs an image latent (C, H, W), got {shape}")
+        return build(RealNVPConfig(shape, config.scales, config.blocks, config.hidden, actnorm=False, seed=config.seed))
+    if config.family != "coupling":
+        raise ValueError(f"family is 'coupling', 'gaussian' or 'realnvp', got {config.family!r}")
+    scale = Elementwise(shape)
+    if len(shape) == 1:
+        return Chain([*_rotated_couplings(shape[0], config, image=False), scale] if shape[0] > 1 else [scale])
+    channels, height, width = shape
+    if height % 2 == 0 and width % 2 == 0:
+        inner = _rotated_couplings(4 * channels, config, image=True)
+        return Chain([Squeeze(), *inner, Inverse(Squeeze()), scale])
+    boards = [
+        MaskedAffineCoupling(
+            checkerboard_mask(height, width, bool(i % 2)), ConvNet(channels, 2 * channels, config.hidden)
+        )
+        for i in range(config.steps)
+    ]
+    return Chain([*boards, scale])
