@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..checkpoint import fit_or_refuse
 from ..flows.architectures import build, config_from_dict
-from ..flows.bijection import Bijection
+from ..flows.bijection import Bijection, Chain
 from ..flows.flow import Flow
 from ..flows.layers.analytic import Affine
 from ..flows.layers.dequantization import Dequantizer
@@ -35,9 +36,11 @@ def _describe_transform(transform: Bijection) -> dict[str, Any]:
         return {"kind": "logit", "margin": transform.margin}
     if isinstance(transform, Shift):
         return {"kind": "shift", "centre": transform.centre, "scale": transform.scale}
-    if not list(transform.children()):
+    if isinstance(transform, Chain) and not len(transform.layers):
         return {"kind": "none"}
-    raise TypeError(f"cannot describe a {type(transform).__name__} transform in a config; keep the flow in Python instead")
+    raise TypeError(
+        f"cannot describe a {type(transform).__name__} transform in a config; keep the flow in Python instead"
+    )
 
 
 def _make_transform(values: dict[str, Any]) -> Bijection | None:
@@ -58,8 +61,7 @@ def _make_transform(values: dict[str, Any]) -> Bijection | None:
 def _make_bijection(values: dict[str, Any], shape: tuple[int, ...]) -> Bijection:
     if values.get("architecture") == "affine":
         return Affine(torch.zeros(shape), torch.eye(math.prod(shape)))
-    with torch.random.fork_rng(devices=[]):  # initial weights are overwritten; the caller's random state is not
-        return build(config_from_dict(values))
+    return build(config_from_dict(values))
 
 
 def describe(flow: Flow) -> dict[str, Any]:
@@ -71,13 +73,14 @@ def describe(flow: Flow) -> dict[str, Any]:
             "set flow.architecture to its config, or keep the flow in Python"
         )
     low, high = flow.support
+    dtype = next((t.dtype for t in flow.state_dict().values() if t.is_floating_point()), torch.float32)
     return {
         "format": FORMAT,
         "flowinv": __version__,
         "shape": list(flow.shape),
         "support": [low if math.isfinite(low) else None, high if math.isfinite(high) else None],
         "bits": flow.bits,
-        "dtype": str(next(t.dtype for t in flow.state_dict().values() if t.is_floating_point())).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
         "dequantizer": None if flow.dequantizer is None else {"hidden": flow.dequantizer.hidden},
         "transform": _describe_transform(flow.transform),
         "bijection": values,
@@ -90,28 +93,40 @@ def from_description(config: dict[str, Any], tensors: dict[str, Tensor], where: 
         shape = tuple(config["shape"])
         low, high = config["support"]
         support = (-math.inf if low is None else low, math.inf if high is None else high)
-        bijection = _make_bijection(config["bijection"], shape)
         learned, bits = config.get("dequantizer"), config["bits"]
-        noise = Dequantizer(shape[0], bits, learned["hidden"]) if learned else None
+        with torch.random.fork_rng(devices=[]):  # initial weights are overwritten; the caller's random state is not
+            bijection = _make_bijection(config["bijection"], shape)
+            noise = Dequantizer(shape[0], bits, learned["hidden"]) if learned else None
         flow = Flow(bijection, shape, _make_transform(config["transform"]), support, bits, noise)
         flow = flow.to(getattr(torch, config.get("dtype", "float32")))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f"{where}: config does not describe a prior: {error}") from None
+    except KeyError as error:
+        raise BundleError(f"{where}: config does not describe a prior: it misses {error}") from None
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BundleError(f"{where}: config does not describe a prior: {reason}") from None
     flow.architecture = config["bijection"]
-    expected, found = flow.state_dict(), tensors
-    wrong = [k for k in expected if k not in found or found[k].shape != expected[k].shape] + [k for k in found if k not in expected]
-    if wrong:
-        raise BundleError(f"{where}: weights do not fit the config: {len(wrong)} tensors differ, first {wrong[0]}")
-    if bad := [k for k, t in found.items() if t.is_floating_point() and not torch.isfinite(t).all()]:
-        raise BundleError(f"{where}: weights hold NaN or infinite values in {bad[0]}")
-    flow.load_state_dict(found)
+    fit_or_refuse(tensors, flow.state_dict(), f"{where}: weights")
+    flow.load_state_dict(tensors)
+    try:  # what their constructors demand, weights from a file must meet too
+        if isinstance(flow.bijection, Affine):
+            Affine(flow.bijection.mean, flow.bijection.cholesky)
+        if isinstance(flow.transform, Gaussianize):
+            Gaussianize(flow.transform.cdf)
+    except ValueError as error:
+        raise BundleError(f"{where}: weights do not make a prior: {error}") from None
     return flow.eval()
 
 
 def save_prior(
-    flow: Flow, folder: str | Path, card: str | None = None, extra: dict[str, Any] | None = None, overwrite: bool = False
+    flow: Flow,
+    folder: str | Path,
+    card: str | None = None,
+    extra: dict[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write a flow as config.json + model.safetensors (+ README.md, its model card)."""
+    if card is not None and not overwrite and (Path(folder) / "README.md").exists():
+        raise FileExistsError(f"{folder} already has a README.md; choose another folder or ask to overwrite")
     path = write_bundle(folder, {**describe(flow), **(extra or {})}, flow.state_dict(), overwrite)
     if card is not None:
         write_text(path / "README.md", card)

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 Scores = dict[str, tuple[float, float, int]]
 
 
-def model_card(name: str, flow: Flow, trainer: Trainer, scores: Scores, *, source: str, licence: str, command: str) -> str:
+def model_card(
+    name: str, flow: Flow, trainer: Trainer, scores: Scores, *, source: str, licence: str, command: str
+) -> str:
     """Markdown: what it is, the data and their licence, the command, the figures, the limits."""
     config = trainer.config
     inside = sum(p.numel() for p in flow.bijection.parameters())
     beside = sum(p.numel() for p in flow.parameters()) - inside
-    rows = "\n".join(f"| {split} | {mean:.4f} | {error:.4f} | {count} |" for split, (mean, error, count) in scores.items())
+    rows = "\n".join(
+        f"| {split} | {mean:.4f} | {error:.4f} | {count} |" for split, (mean, error, count) in scores.items()
+    )
     noise = "learned (variational) dequantisation" if config.dequantization == "learned" else "uniform dequantisation"
     return f"""# {name}
 
@@ -38,11 +42,14 @@ Bits/dim count the quantisation ({config.bits} bits) and are an upper bound, wit
 
 - **Flow**: `{type(config.flow).__name__}`, {inside} weights; input transform `{config.transform}`; the dequantiser has
   {beside} weights more and is used by training and bits/dim only.
-- **Data**: {source}: {len(trainer.train_images)} images to train, {len(trainer.validation_images)} held out. Licence of the data: {licence}.
+- **Data**: {source}: {len(trainer.train_images)} images to train, {len(trainer.validation_images)} held out.
+  Licence of the data: {licence}.
 - **Made by**: `{command}`
-- **Settings**: {trainer.step} steps of {config.batch} images ({config.epochs:g} epochs), Adam at {config.learning_rate:g} with cosine decay, weights averaged
-  (decay {config.average:g}), seed {config.seed}, coupling networks in {"bfloat16" if config.bf16 else "float32"} while training.
-- **Cost**: {trainer.seconds / 60:.0f} minutes on {torch.get_num_threads()} thread(s) of a {platform.machine()} CPU, torch {torch.__version__}.
+- **Settings**: {trainer.step} steps of {config.batch} images ({config.epochs:g} epochs), Adam at {config.learning_rate:g}
+  with cosine decay, weights averaged (decay {config.average:g}), seed {config.seed},
+  coupling networks in {"bfloat16" if config.bf16 else "float32"} while training.
+- **Cost**: {trainer.seconds / 60:.0f} minutes on {torch.get_num_threads()} thread(s) of a {platform.machine()} CPU,
+  torch {torch.__version__}.
 
 What a posterior under this prior says is no better than the prior: it knows the images it was trained on and nothing else.
 """

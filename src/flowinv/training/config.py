@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
+import types
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..flows.architectures import Config, config_from_dict, config_to_dict
 
@@ -36,6 +38,8 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _check_types(self, "training setting")
+        _check_types(self.flow, "flow setting")
         checks = {
             "epochs": self.epochs > 0,
             "batch": self.batch > 0,
@@ -43,13 +47,19 @@ class TrainingConfig:
             "clip": self.clip > 0,
             "average": 0 <= self.average < 1,
             "bits": 1 <= self.bits <= 8,
+            "warmup": self.warmup >= 0,
             "holdout": self.holdout >= 0,
+            "seed": 0 <= self.seed < 2**63,
             "dequantization": self.dequantization in ("learned", "uniform"),
             "transform": self.transform in ("gaussianize", "logit", "none"),
         }
         for name, right in checks.items():
             if not right:
                 raise ValueError(f"training setting {name} = {getattr(self, name)!r} is out of range")
+        if self.flow.context:
+            raise ValueError(f"a prior has no context, the flow's is {self.flow.context}")
+        if self.dequantization == "learned" and len(self.flow.shape) == 3 and any(s % 2 for s in self.flow.shape[1:]):
+            raise ValueError(f"learned dequantization needs even sides, got {self.flow.shape}; use uniform")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the flow's architecture by name."""
@@ -66,6 +76,36 @@ class TrainingConfig:
         return cls(**{**values, "flow": config_from_dict(values["flow"])})
 
 
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type: number, text, one of several words, tuple, or a union of those."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return value in parts
+    if kind in (Union, types.UnionType):
+        return any(_is(value, part) for part in parts)
+    if kind is tuple:
+        if not isinstance(value, tuple):
+            return False
+        expected = parts[:1] * len(value) if len(parts) == 2 and parts[1] is ... else parts
+        return len(value) == len(expected) and all(map(_is, value, expected))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is int if hint is int else isinstance(value, hint)
+
+
+def _check_types(config: Any, what: str) -> None:
+    """Refuse a setting of the wrong type by name, and in a flow a number that counts something and is not positive."""
+    hints = get_type_hints(type(config))
+    for setting in fields(config):
+        value, hint = getattr(config, setting.name), hints[setting.name]
+        if not _is(value, hint):
+            expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+            raise ValueError(f"{what} {setting.name} = {value!r} is not valid: expected {expected}")
+        counted = value if isinstance(value, tuple) else (value,)
+        if what == "flow setting" and setting.name != "seed" and any(_is(v, float) and v <= 0 for v in counted):
+            raise ValueError(f"{what} {setting.name} = {value!r} must be positive")
+
+
 def read_config(path: str | Path) -> TrainingConfig:
     """A training config from a TOML file, refused with one line where it is not one."""
     path = Path(path)
@@ -75,5 +115,7 @@ def read_config(path: str | Path) -> TrainingConfig:
         return TrainingConfig.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None

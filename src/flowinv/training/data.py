@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
+import contextlib
+import inspect
+import io
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..images import UNREADABLE, open_picture
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
@@ -24,8 +30,8 @@ class ImageData:
 
 def _as_images(array: np.ndarray, what: str) -> Tensor:
     """(N, H, W) or (N, H, W, C) bytes to (N, C, H, W)."""
-    if array.dtype != np.uint8:
-        raise ValueError(f"{what} must hold bytes (uint8), got {array.dtype}")
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
+        raise ValueError(f"{what} must hold bytes (uint8), got {getattr(array, 'dtype', 'no array')}")
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or array.shape[-1] not in (1, 3):
@@ -35,33 +41,33 @@ def _as_images(array: np.ndarray, what: str) -> Tensor:
 
 def _from_npz(path: Path) -> ImageData:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ValueError(f"it holds one array {loaded.shape}")
+        with loaded as file:
             arrays = {name: file[name] for name in ("train_x", "test_x") if name in file.files}
             names = file.files
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as .npz: {error}") from None
     if "train_x" not in arrays and "test_x" not in arrays:
         raise ValueError(f"{path} must hold train_x and/or test_x (uint8), got {names}")
     found = {name: _as_images(array, f"{path}: {name}") for name, array in arrays.items()}
     shape = next(iter(found.values())).shape[1:]
+    if any(images.shape[1:] != shape for images in found.values()):
+        shapes = " and ".join(f"{name} {tuple(images.shape)}" for name, images in found.items())
+        raise ValueError(f"{path}: training and test images must have one shape (C, H, W), got {shapes}")
     empty = torch.empty((0, *shape), dtype=torch.uint8)
     return ImageData(found.get("train_x", empty), found.get("test_x", empty), path.name)
 
 
 def _from_folder(path: Path) -> ImageData:
-    from PIL import Image, UnidentifiedImageError
-
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
     if not files:
         raise ValueError(f"{path} holds no images ({', '.join(sorted(_SUFFIXES))})")
     groups: dict[bool, list[np.ndarray]] = {True: [], False: []}
     first: tuple[int, ...] | None = None
     for file in files:
-        try:
-            with Image.open(file) as image:
-                array = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{file} cannot be read as an image: {error}") from None
+        array = np.asarray(open_picture(file))
         first = first or array.shape
         if array.shape != first:
             raise ValueError(f"all images must have one shape: {file} has {array.shape}, {files[0]} has {first}")
@@ -80,14 +86,35 @@ def _from_torchvision(name: str, root: Path) -> ImageData:
         raise ImportError("torchvision data sets need torchvision: pip install torchvision") from None
 
     kind = getattr(datasets, name, None)
-    if kind is None:
+    if not isinstance(kind, type):
         raise ValueError(f"torchvision has no data set {name!r}; for example MNIST, FashionMNIST, CIFAR10")
-    try:
-        parts = [np.asarray(kind(root, train=train, download=True).data) for train in (True, False)]
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f"torchvision could not provide {name} in {root}: {error}") from None
-    train, test = (_as_images(part, name) for part in parts)
-    return ImageData(train, test, f"torchvision:{name}")
+    parts = [_torchvision_part(kind, name, root, train) for train in (True, False)]
+    return ImageData(parts[0], parts[1], f"torchvision:{name}")
+
+
+def _torchvision_part(kind: Any, name: str, root: Path, train: bool) -> Tensor:
+    """Training or test images of a torchvision data set that keeps them in memory, downloaded if need be."""
+    known = inspect.signature(kind).parameters
+    options: dict[str, Any] = {"download": True} if "download" in known else {}
+    if "train" in known:
+        options["train"] = train
+    elif "split" in known:
+        options["split"] = "train" if train else "test"
+    quiet = io.StringIO()
+    with contextlib.ExitStack() as stack:
+        if not sys.stderr.isatty():  # torchvision draws its own bar, on files too
+            stack.enter_context(contextlib.redirect_stdout(quiet))
+            stack.enter_context(contextlib.redirect_stderr(quiet))
+        try:
+            array = np.asarray(kind(root, **options).data)
+        except (RuntimeError, OSError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"torchvision could not provide {name} in {root}: {reason}") from None
+        except (TypeError, ValueError, AttributeError, ImportError) as error:
+            raise ValueError(f"torchvision's {name} is not a plain set of training and test images: {error}") from None
+    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
+        array = array.transpose(0, 2, 3, 1)
+    return _as_images(array, f"torchvision's {name}")
 
 
 def load_images(source: str | Path, root: str | Path = "~/.cache/flowinv") -> ImageData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -13,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import pack, unpack
+from ..checkpoint import fit_or_refuse, pack, unpack
 from ..flows.architectures import build, config_to_dict
 from ..flows.bijection import Bijection
 from ..flows.flow import UNIT, Flow, bits_per_dim, set_bf16
 from ..flows.layers.dequantization import Dequantizer
 from ..flows.layers.transforms import Gaussianize, Logit
+from ..interrupts import between_steps
 from ..randomness import keyed_generator
-from ..store import read_bundle, write_bundle
+from ..store import BundleError, read_bundle, write_bundle
 from .config import TrainingConfig
 from .data import floor_bits
 
@@ -60,6 +62,13 @@ def _seeded_flow(config: TrainingConfig, images: Tensor) -> Flow:
     return flow
 
 
+def _check_bytes(images: Tensor) -> None:
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise ValueError(
+            f"images must be bytes (uint8) of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}"
+        )
+
+
 @torch.no_grad()
 def evaluate(flow: Flow, images: Tensor, batch: int = 100, seed: int = 0) -> Iterator[Tensor]:
     """Bits/dim of byte images, batch by batch, each (batch,): -log2 P / D, one dequantisation per image.
@@ -69,6 +78,7 @@ def evaluate(flow: Flow, images: Tensor, batch: int = 100, seed: int = 0) -> Ite
     """
     if flow.bits is None:
         raise ValueError("bits/dim needs a prior trained on quantised images; this one has bits = None")
+    _check_bytes(images)
     if images.shape[1:] != flow.shape:
         raise ValueError(f"the prior takes images of shape {flow.shape}, the data have {tuple(images.shape[1:])}")
     dims = math.prod(flow.shape)
@@ -86,8 +96,11 @@ class Trainer:
     """
 
     def __init__(self, config: TrainingConfig, images: Tensor):
+        _check_bytes(images)
         if images.shape[1:] != tuple(config.flow.shape):
-            raise ValueError(f"the flow takes images of shape {config.flow.shape}, the data have {tuple(images.shape[1:])}")
+            raise ValueError(
+                f"the flow takes images of shape {config.flow.shape}, the data have {tuple(images.shape[1:])}"
+            )
         if len(images) <= config.holdout:
             raise ValueError(f"{len(images)} training images leave none after a holdout of {config.holdout}")
         self.config = config
@@ -104,6 +117,7 @@ class Trainer:
         self.seconds = 0.0
         self.history: list[tuple[int, float]] = []
         self._order: tuple[int, Tensor] | None = None
+        self._digest: str | None = None
 
     # -- one step ------------------------------------------------------------------------------------
 
@@ -147,33 +161,43 @@ class Trainer:
         return loss.item()
 
     def run(
-        self, folder: Path | None = None, report: Callable[[Progress], None] | None = None, every: float = 60.0, until: int | None = None
+        self,
+        folder: Path | None = None,
+        report: Callable[[Progress], None] | None = None,
+        every: float = 60.0,
+        until: int | None = None,
     ) -> Flow:
         """Train to the end, or to step ``until``, saving to ``folder`` every ``every`` seconds and when interrupted.
 
-        Returns the flow with averaged weights.
+        An interrupt waits for the end of the step: what is saved goes on as an unbroken run does. Returns the flow
+        with averaged weights.
         """
         last = self.total if until is None else min(until, self.total)
         started = saved = time.monotonic()
         before = self.seconds
-        try:
-            while self.step < last:
-                loss = self._one_step()
-                now = time.monotonic()
-                self.seconds = before + now - started
-                if self.step % 50 == 0 or self.step == self.total:
-                    self.history.append((self.step, loss))
-                if report is not None:
-                    report(Progress(self.step, self.total, loss, self.seconds))
-                if folder is not None and now - saved > every:
+        whole = True
+        with between_steps() as check:
+            try:
+                while self.step < last:
+                    whole = False
+                    loss = self._one_step()
+                    now = time.monotonic()
+                    self.seconds = before + now - started
+                    if self.step % 50 == 0 or self.step == self.total:
+                        self.history.append((self.step, loss))
+                    whole = True
+                    if report is not None:
+                        report(Progress(self.step, self.total, loss, self.seconds))
+                    check()
+                    if folder is not None and now - saved > every:
+                        self.save(folder)
+                        saved = now
+            except KeyboardInterrupt:
+                if folder is not None and whole:  # not after half a step: the last checkpoint is better than that
                     self.save(folder)
-                    saved = now
-        except KeyboardInterrupt:
+                raise
             if folder is not None:
                 self.save(folder)
-            raise
-        if folder is not None:
-            self.save(folder)
         return self.result()
 
     def result(self) -> Flow:
@@ -188,6 +212,12 @@ class Trainer:
         averages = {f"average.{k}": v for k, v in self.average.items()}
         return averages | pack("flow", self.flow, self.optimizer)
 
+    def _fingerprint(self) -> str:
+        """SHA-256 of the images trained on."""
+        if self._digest is None:
+            self._digest = hashlib.sha256(self.train_images.contiguous().numpy().tobytes()).hexdigest()
+        return self._digest
+
     def save(self, folder: Path) -> None:
         """Write a checkpoint, replacing the one before."""
         config: dict[str, Any] = {
@@ -197,20 +227,26 @@ class Trainer:
             "seconds": self.seconds,
             "history": self.history,
             "images": len(self.train_images),
+            "data": self._fingerprint(),
         }
         write_bundle(folder, config, self._tensors(), overwrite=True)
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint of the same config and data; anything else is refused."""
         config, tensors = read_bundle(folder, CHECKPOINT)
-        mine = json.loads(json.dumps(self.config.to_dict()))
-        if config["training"] != mine:
-            theirs = config["training"]
-            keys = sorted(k for k in mine if mine.get(k) != theirs.get(k))
+        if missing := [k for k in ("training", "step", "seconds", "history", "images") if k not in config]:
+            raise BundleError(f"{folder}: the checkpoint's config misses {', '.join(missing)}")
+        mine, theirs = json.loads(json.dumps(self.config.to_dict())), config["training"]
+        if theirs != mine:
+            keys = sorted(k for k in mine if not isinstance(theirs, dict) or mine.get(k) != theirs.get(k))
             raise ValueError(f"{folder} holds a run with other settings ({', '.join(keys)}); train in another folder")
         if config["images"] != len(self.train_images):
             raise ValueError(f"{folder} was trained on {config['images']} images, these are {len(self.train_images)}")
+        if config.get("data", self._fingerprint()) != self._fingerprint():  # a checkpoint may lack it
+            raise ValueError(f"{folder} was trained on other images than these; train in another folder")
+        average = {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
+        fit_or_refuse(average, self.average, f"{folder}: the averaged weights")
         unpack("flow", tensors, self.flow, self.optimizer)
-        self.average = {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
+        self.average = average
         self.step, self.seconds = config["step"], config["seconds"]
         self.history = [tuple(row) for row in config["history"]]
