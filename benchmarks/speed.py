@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shlex
 import statistics
 import sys
@@ -27,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.machine import machine
 from benchmarks.peers import PEERS, Architecture, Contender, available, build_peer, randomise
 from flowinv.flows import Flow, GlowConfig, build
 from flowinv.flows.bijection import Bijection
@@ -34,7 +33,6 @@ from flowinv.flows.fused import FusedSteps
 from flowinv.solvers.pregenerator import PreGeneratorConfig, build_pregenerator
 
 FP32, BF16, LAYERS, PREGENERATOR = "flowinv", "flowinv bf16 nets", "flowinv layer by layer", "pre-generator step"
-_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 
 def _unfused(flow: Flow) -> Flow:
@@ -145,28 +143,6 @@ def summarise(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 def paired_ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
     """How many times faster ``fast`` is than ``slow``: the median over rounds of the ratio within a round."""
     return round(statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)), 3)
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    model, flags = platform.processor() or platform.machine(), set()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                model = value.strip()
-            elif key.strip() == "flags":
-                flags = set(value.split())
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "flags": {flag: flag in flags for flag in _FLAGS},
-        "load_average": [round(v, 2) for v in os.getloadavg()] if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
-    }
 
 
 def peer_versions() -> dict[str, str]:

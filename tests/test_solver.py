@@ -102,7 +102,7 @@ def test_known_answer_in_twelve_dimensions() -> None:
 def test_a_broken_objective_fails_the_same_check(broken, monkeypatch: pytest.MonkeyPatch) -> None:
     problem, answer = twelve()
     monkeypatch.setattr(module._Run, "terms", broken)
-    with pytest.raises(AssertionError, match="off|evidence"):
+    with pytest.raises(AssertionError, match=r"off|evidence"):
         check(VariationalSolver(replace(GAUSSIAN, steps=800)).solve(problem), answer, nats=0.05)
 
 
@@ -122,7 +122,7 @@ def test_known_answer_on_smooth_images() -> None:
 def test_a_broken_objective_fails_on_smooth_images(broken, monkeypatch: pytest.MonkeyPatch) -> None:
     problem, answer = images()
     monkeypatch.setattr(module._Run, "terms", broken)
-    with pytest.raises(AssertionError, match="off|evidence"):
+    with pytest.raises(AssertionError, match=r"off|evidence"):
         check(VariationalSolver(GAUSSIAN).solve(problem), answer, nats=1.0)
 
 

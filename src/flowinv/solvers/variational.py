@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import pack, unpack
-from ..flows.bijection import Bijection
 from ..flows.flow import standard_normal_log_prob
 from ..interrupts import between_steps
 from ..posterior import Posterior
@@ -143,7 +142,7 @@ class _Run:
             )
             z, log_det = generator.decode(noise)  # type: ignore[operator]
             if self.shadows:
-                back, inner = self.shadows[b].encode(z)
+                back, inner = self.shadows[b].encode(z)  # type: ignore[operator]
                 log_q = standard_normal_log_prob(back) + inner
             else:
                 log_q = standard_normal_log_prob(noise) - log_det
@@ -220,7 +219,7 @@ class _Run:
         self.good = self._snapshot()
 
 
-def _shadow(module: Bijection) -> Bijection:
+def _shadow(module: nn.Module) -> nn.Module:
     """A copy that shares the module's weights, and follows their updates, but passes them no gradient."""
     twin = copy.deepcopy(module).requires_grad_(False)
     for mine, theirs in zip(twin.parameters(), module.parameters(), strict=True):
