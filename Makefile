@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Idle OpenMP threads that spin make two busy cores many times slower.
 export OMP_WAIT_POLICY = passive
 
-.PHONY: demo test test-all check bench clean
+.PHONY: demo test test-all check clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -22,7 +22,7 @@ test: $(VENV)/.installed  ## every test but the slow ones
 test-all: $(VENV)/.installed  ## the slow ones too
 	$(BIN)/python -m pytest -m ''
 
-check: $(VENV)/.installed  ## linter, formatter's rules and type checker
+check: $(VENV)/.installed  ## linter and type checker
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 

@@ -226,6 +226,20 @@ def test_solving_changes_nothing_it_was_given() -> None:
     assert all(p.grad is None for p in problem.prior.parameters())
 
 
+def test_an_operator_with_weights_gets_no_gradients() -> None:
+    problem = small_problem()
+    net = torch.nn.Conv2d(1, 1, 3, padding=1)
+    VariationalSolver(SHORT).solve(InverseProblem(problem.given_prior, net, Gaussian(0.3), problem.y))
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_an_operator_that_passes_no_gradient_is_refused() -> None:
+    problem = small_problem()
+    cut = InverseProblem(problem.given_prior, lambda x: x.detach(), Gaussian(0.3), problem.y)
+    with pytest.raises(ValueError, match="no gradient"):
+        VariationalSolver(SHORT).solve(cut)
+
+
 def test_equal_seeds_agree_and_others_do_not() -> None:
     draws = [
         VariationalSolver(replace(SHORT, seed=seed)).solve(small_problem()).sample(3, torch.Generator().manual_seed(0))
@@ -318,6 +332,12 @@ def test_bf16_fits_but_reports_in_full_precision() -> None:
 def test_settings_out_of_range_are_refused_by_name(change, message) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SHORT, **change)
+
+
+def test_a_latent_that_is_neither_vector_nor_image_is_refused_by_its_shape() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 6\)"):
+        build_pregenerator((2, 6), PreGeneratorConfig())
+    assert build_pregenerator((2, 6), PreGeneratorConfig("gaussian")).decode(torch.ones(1, 2, 6))[0].shape == (1, 2, 6)
 
 
 def test_an_unknown_preset_lists_the_known() -> None:

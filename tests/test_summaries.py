@@ -362,3 +362,23 @@ def test_no_measurement_to_check_is_refused():
     problem, draws = simulate(2)
     with pytest.raises(ValueError, match="no observed measurement"):
         summaries.data_fit(Problem(problem.y, Gaussian(1.0), Nothing()), summaries.from_tensor(draws))
+
+
+def test_a_measurement_of_one_number_is_checked_as_a_vector_of_one():
+    class Total:
+        observed = None
+
+        def __init__(self, keepdim: bool):
+            self.keepdim = keepdim
+
+        def __call__(self, x: Tensor) -> Tensor:
+            return x.sum(-1, keepdim=self.keepdim)
+
+    _, draws = simulate(3)
+    y = normal(3, seed=9)
+    fits = [
+        summaries.data_fit(Problem(v, Gaussian(0.5), Total(v.dim() == 2)), summaries.from_tensor(draws), seeded())
+        for v in (y, y[:, None])
+    ]
+    for a, b in zip(vars(fits[0]).values(), vars(fits[1]).values(), strict=True):
+        assert a == b if isinstance(a, str) else torch.equal(a, b)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowinv.flows import Affine, Flow
+from flowinv.flows import Affine, Flow, Quantile
 from flowinv.flows.architectures import DenseConfig, GlowConfig, RealNVPConfig
 from flowinv.flows.bijection import Chain
 from flowinv.flows.flow import UNIT
@@ -472,3 +472,27 @@ def test_the_configs_in_the_repository_are_read() -> None:
     folder = Path(__file__).parent.parent / "configs"
     for path in folder.glob("*.toml"):
         assert read_config(path).flow.shape[0] in (1, 3)
+
+
+def test_restarts_lengthen_a_run_without_changing_its_first_cycle() -> None:
+    short, long = (Trainer(replace(TINY, epochs=2.0, warmup=1, restarts=r), blobs(40)) for r in ((), (1.0,)))
+    assert long.total > short.total == long.cycles[0]
+    for step in range(short.total):
+        assert long.learning_rate(step) == short.learning_rate(step)
+    assert long.learning_rate(short.total) == pytest.approx(0.5 * TINY.learning_rate)
+    assert 0 < long.learning_rate(long.total - 1) < 0.5 * TINY.learning_rate
+
+
+def test_more_dequantisations_tighten_the_bound_towards_the_exact_probability() -> None:
+    """One pixel of one bit under p(x) = 2x: P(0) = 1/4, P(1) = 3/4 exactly; a single uniform draw bounds it by Jensen."""
+    ramp = torch.distributions.TransformedDistribution(
+        torch.distributions.Uniform(torch.zeros(1, 2, 2), torch.ones(1, 2, 2)),
+        [torch.distributions.transforms.PowerTransform(torch.tensor(0.5))],
+    )
+    flow = Flow(Quantile(ramp), (1, 2, 2), support=(0.0, 1.0), bits=1)
+    images = torch.zeros(4000, 1, 2, 2, dtype=torch.uint8)
+    one, many = (float(torch.cat(list(evaluate(flow, images, samples=k))).mean()) for k in (1, 256))
+    # E[-log2 2x] for x uniform on (0, 1/2) is log2 e; the exact value is 2 - 1 bits less one: -log2 1/4 = 2
+    assert one == pytest.approx(1 + 1 / torch.log(torch.tensor(2.0)).item(), abs=0.05)
+    assert many == pytest.approx(2.0, abs=0.02)
+    assert many < one

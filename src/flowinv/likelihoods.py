@@ -43,7 +43,7 @@ class Likelihood:
         terms = self.elementwise(y, prediction)
         if observed is not None:
             terms = torch.where(observed, terms, terms.new_zeros(()))
-        return _event_sum(terms, y)
+        return measurement_sum(terms, y)
 
     def sample(self, prediction: Tensor, generator: torch.Generator) -> Tensor:
         """A measurement y ~ p(y | prediction), of the prediction's shape."""
@@ -65,9 +65,9 @@ class Likelihood:
             raise TypeError(f"{self!r} has no standard deviation, so no chi-squared")
         squares = ((y - self.mean(prediction)) / std).square()
         if observed is None:
-            return _event_sum(squares, y) / max(1, y[0].numel())
-        count = _event_sum(observed.expand(y.shape).to(squares.dtype), y)
-        return _event_sum(torch.where(observed, squares, squares.new_zeros(())), y) / count
+            return measurement_sum(squares, y) / max(1, y[0].numel())
+        count = measurement_sum(observed.expand(y.shape).to(squares.dtype), y)
+        return measurement_sum(torch.where(observed, squares, squares.new_zeros(())), y) / count
 
     def check(self, y: Tensor, observed: Tensor | None = None) -> None:
         """Refuse a measurement that this noise cannot have made."""
@@ -343,7 +343,7 @@ def _match(y: Tensor, prediction: Tensor) -> None:
         raise ValueError(f"prediction must have shape (..., {wanted}), got {tuple(prediction.shape)}")
 
 
-def _event_sum(terms: Tensor, y: Tensor) -> Tensor:
+def measurement_sum(terms: Tensor, y: Tensor) -> Tensor:
     """Sum over the elements of a measurement: (..., B, *m) -> (..., B)."""
     return terms.flatten(terms.dim() - y.dim() + 1).sum(-1) if y.dim() > 1 else terms
 

@@ -41,7 +41,9 @@ class Operator:
 
     def __call__(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"{self!r} expects a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+            raise TypeError(
+                f"{self!r} expects a floating-point tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}"
+            )
         draws = self._draw_axes(x)
         y = self.apply(x.reshape(-1, *x.shape[draws:]))
         return y.reshape(*x.shape[:draws], *y.shape[1:])

@@ -193,7 +193,9 @@ def _resolved(operator: Any, likelihood: Likelihood | None) -> tuple[Operator, L
 def _checked(y: Tensor, like: Tensor | None) -> Tensor:
     """A copy of a measurement in the prior's dtype and on its device."""
     if not isinstance(y, Tensor) or not y.is_floating_point():
-        raise TypeError(f"y must be a floating-point tensor, got {getattr(y, 'dtype', type(y).__name__)}")
+        raise TypeError(
+            f"y must be a floating-point tensor, got {y.dtype if isinstance(y, Tensor) else type(y).__name__}"
+        )
     if y.dim() == 0 or y.numel() == 0:
         raise ValueError(f"y must have shape (B, ...) with at least one observation, got {tuple(y.shape)}")
     return y.detach().clone() if like is None else y.detach().to(dtype=like.dtype, device=like.device, copy=True)

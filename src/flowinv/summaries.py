@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .likelihoods import Likelihood
+from .likelihoods import Likelihood, measurement_sum
 
 Source = Callable[[], Iterator[Tensor]]
 
@@ -460,7 +460,7 @@ def data_fit(problem: Any, draws: Source, generator: torch.Generator | None = No
     y, operator, likelihood = problem.y, problem.operator, problem.likelihood
     observed = getattr(operator, "observed", None)
     mask = torch.ones_like(y, dtype=torch.bool) if observed is None else observed.to(y.device).bool().expand(y.shape)
-    count = mask.flatten(1).sum(1)
+    count = measurement_sum(mask.long(), y)
     if (count == 0).any():
         raise ValueError(
             f"observations {torch.nonzero(count == 0).flatten().tolist()} have no observed measurement to check"
@@ -478,8 +478,8 @@ def data_fit(problem: Any, draws: Source, generator: torch.Generator | None = No
             if r is None:
                 real.append(likelihood.log_prob(y, prediction, observed).double())
             else:
-                real.append(r.square().flatten(2).sum(2) / count)
-                where = (torch.bucketize(r, edges, right=True) - 1).clamp(0, bins - 1)
+                real.append(measurement_sum(r.square(), y) / count)
+                where = (torch.bucketize(r.contiguous(), edges, right=True) - 1).clamp(0, bins - 1)
                 for b in range(len(y)):
                     histogram[b] += torch.bincount(where[:, b][:, mask[b]].flatten(), minlength=bins)
             if replicate:
@@ -523,7 +523,7 @@ def _replica_statistic(
         if r is None:
             rows.append(likelihood.log_prob(drawn, own[None], observed).double())
         else:
-            rows.append(r.square().flatten(2).sum(2) / count)
+            rows.append(measurement_sum(r.square(), own) / count)
     return torch.cat(rows)
 
 

@@ -256,7 +256,9 @@ class Task:
         r"""A measurement of images x (B, \*shape): y ~ p(y | A(x)), or A(x) itself; unobserved elements are 0."""
         shape = self.operator.shape or ()
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+            raise TypeError(
+                f"x must be a floating-point tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}"
+            )
         if x.dim() != 1 + len(shape) or x.shape[1:] != shape:
             raise ValueError(f"x must have shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
         if not torch.isfinite(x).all():

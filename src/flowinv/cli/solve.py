@@ -117,7 +117,7 @@ def solve(
     if steps is not None:
         settings = replace(settings, steps=steps)
     about: dict[str, Any] = {"prior": prior, "task": task or operator, "options": option or []}
-    about |= {"likelihood": likelihood, "sigma": sigma, "seed": seed}
+    about |= {"likelihood": likelihood, "sigma": sigma, "noiseless": noiseless, "preset": preset, "seed": seed}
     _solve_into(out, problem, settings, draws, truth, about, overwrite, title=f"{task or operator}, {prior} prior")
 
 

@@ -105,7 +105,9 @@ class Flow(Bijection):
     def check(self, x: Tensor, name: str = "x") -> None:
         """Refuse data of the wrong type, shape or range, saying what came and what was expected."""
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"{name} must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+            raise TypeError(
+                f"{name} must be a floating-point tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}"
+            )
         if x.shape[x.dim() - len(self.shape) :] != self.shape or x.dim() <= len(self.shape):
             raise ValueError(f"{name} must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         if not torch.isfinite(x).all():

@@ -1,11 +1,12 @@
 """Solvers: each turns a problem into a posterior or a point estimate."""
 
-from .pregenerator import build_pregenerator
+from .pregenerator import PreGeneratorConfig, build_pregenerator
 from .variational import PRESETS, Diverged, SolverProgress, VariationalSettings, VariationalSolver
 
 __all__ = [
     "PRESETS",
     "Diverged",
+    "PreGeneratorConfig",
     "SolverProgress",
     "VariationalSettings",
     "VariationalSolver",

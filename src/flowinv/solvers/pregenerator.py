@@ -99,6 +99,10 @@ def _build(shape: tuple[int, ...], config: PreGeneratorConfig) -> Bijection:
         return build(RealNVPConfig(shape, config.scales, config.blocks, config.hidden, actnorm=False, seed=config.seed))
     if config.family != "coupling":
         raise ValueError(f"family is 'coupling', 'gaussian' or 'realnvp', got {config.family!r}")
+    if len(shape) not in (1, 3):
+        raise ValueError(
+            f"the coupling family needs a vector (D,) or an image latent (C, H, W), got {shape}; try gaussian"
+        )
     scale = Elementwise(shape)
     if len(shape) == 1:
         return Chain([*_rotated_couplings(shape[0], config, image=False), scale] if shape[0] > 1 else [scale])

@@ -112,10 +112,11 @@ class _Run:
         family = settings.pregenerator
         self.generators = nn.ModuleList(
             build_pregenerator(problem.shape, replace(family, seed=family.seed + b)) for b in range(problem.batch)
-        ).to(problem.y.dtype if problem.y.dtype == torch.float64 else torch.float32)
+        ).to(problem.y.device, problem.y.dtype if problem.y.dtype == torch.float64 else torch.float32)
         self.prior = problem.prior.frozen(bf16=True) if settings.bf16 else problem.prior
         self.shadows = [_shadow(g) for g in self.generators] if settings.path_gradient else []
-        self.optimizer = torch.optim.Adam(self.generators.parameters(), lr=settings.learning_rate)
+        self.weights = list(self.generators.parameters())
+        self.optimizer = torch.optim.Adam(self.weights, lr=settings.learning_rate)
         self.step, self.seconds = 0, 0.0
         self.cooldown_from = round(settings.steps * (1 - settings.cooldown))
         self.total = settings.steps
@@ -140,6 +141,7 @@ class _Run:
             noise = torch.randn(
                 m, *problem.shape, generator=keyed_generator(self.settings.seed, self.step, b), dtype=dtype
             )
+            noise = noise.to(problem.y.device)
             z, log_det = generator.decode(noise)  # type: ignore[operator]
             if self.shadows:
                 back, inner = self.shadows[b].encode(z)  # type: ignore[operator]
@@ -156,9 +158,13 @@ class _Run:
         for name, value in terms.items():
             if not torch.isfinite(value).all():
                 raise self.diverged(name)
+        if not terms["log p(y|x)"].requires_grad:
+            raise ValueError(
+                "log p(y|x) passes no gradient to x: write operator and likelihood in differentiable torch code"
+            )
         elbo = torch.stack(list(terms.values())).sum(0).mean(0)
         self.optimizer.zero_grad()
-        (-elbo.sum()).backward()
+        (-elbo.sum()).backward(inputs=self.weights)  # and into nothing else: an operator may hold weights of its own
         norms = [nn.utils.clip_grad_norm_(g.parameters(), self.settings.clip) for g in self.generators]
         if not all(math.isfinite(n) for n in norms):
             raise self.diverged("the gradient")

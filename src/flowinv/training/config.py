@@ -17,7 +17,8 @@ class TrainingConfig:
     """Maximum-likelihood training of an image prior.
 
     ``epochs`` passes over the training images in batches of ``batch``; Adam at ``learning_rate`` after
-    ``warmup`` steps, decayed by a cosine to zero; gradients clipped at norm ``clip``. The weights kept are a running
+    ``warmup`` steps, decayed by a cosine to zero; gradients clipped at norm ``clip``. Each of ``restarts`` adds that many epochs,
+    decayed in the same way from half the learning rate: how a finished run is made longer. The weights kept are a running
     average with decay ``average`` (0: the last ones). ``bits`` is the grey-level depth trained on: images
     of more bits are floored to it. ``holdout`` images at the end of the training set are for validation.
     """
@@ -27,6 +28,7 @@ class TrainingConfig:
     dequantization: Literal["learned", "uniform"] = "learned"
     bits: int = 8
     epochs: float = 8.0
+    restarts: tuple[float, ...] = ()
     batch: int = 64
     learning_rate: float = 1e-3
     warmup: int = 200
@@ -42,6 +44,7 @@ class TrainingConfig:
         _check_types(self.flow, "flow setting")
         checks = {
             "epochs": self.epochs > 0,
+            "restarts": all(length > 0 for length in self.restarts),
             "batch": self.batch > 0,
             "learning_rate": self.learning_rate > 0,
             "clip": self.clip > 0,
@@ -73,6 +76,8 @@ class TrainingConfig:
             raise ValueError(f"unknown training settings {sorted(unknown)}; known: {sorted(known)}")
         if not isinstance(values.get("flow"), dict):
             raise ValueError("a training config needs a [flow] table with an architecture")
+        if isinstance(values.get("restarts"), list):
+            values = {**values, "restarts": tuple(values["restarts"])}
         return cls(**{**values, "flow": config_from_dict(values["flow"])})
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -31,7 +33,7 @@ CHECKPOINT = "flowinv-training"
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: step of total, the last batch's bits/dim, seconds spent in all sessions."""
+    """Where a run stands: step of total, the last batch's bits/dim, seconds over all its runs."""
 
     step: int
     total: int
@@ -70,12 +72,16 @@ def _check_bytes(images: Tensor) -> None:
 
 
 @torch.no_grad()
-def evaluate(flow: Flow, images: Tensor, batch: int = 100, seed: int = 0) -> Iterator[Tensor]:
-    """Bits/dim of byte images, batch by batch, each (batch,): -log2 P / D, one dequantisation per image.
+def evaluate(flow: Flow, images: Tensor, batch: int = 100, seed: int = 0, samples: int = 1) -> Iterator[Tensor]:
+    r"""Bits/dim of byte images, batch by batch, each (batch,): -log2 P / D, from ``samples`` dequantisations per image.
 
-    Dequantisation (uniform or learned) makes the mean an upper bound on the bits per pixel that an ideal code
-    built on the flow needs: lower is better, 8 is no model at all for 8-bit images.
+    .. math:: -\log_2 P(k) \le -E \log_2 \tfrac1K \sum_{j\le K} p(x_j) / q(x_j | k)
+
+    An upper bound, whatever K, on the bits per pixel that an ideal code built on the flow needs, the tighter the larger K
+    (Burda et al., Importance Weighted Autoencoders): lower is better, 8 is no model at all for 8-bit images.
     """
+    if samples < 1:
+        raise ValueError(f"the number of dequantisations must be at least 1, got {samples}")
     if flow.bits is None:
         raise ValueError("bits/dim needs a prior trained on quantised images; this one has bits = None")
     _check_bytes(images)
@@ -84,7 +90,9 @@ def evaluate(flow: Flow, images: Tensor, batch: int = 100, seed: int = 0) -> Ite
     dims = math.prod(flow.shape)
     for i in range(0, len(images), batch):
         part = floor_bits(images[i : i + batch], flow.bits)
-        yield bits_per_dim(flow.log_prob_of_integers(part, keyed_generator(seed, i)), dims)
+        generator = keyed_generator(seed, i)
+        draws = torch.stack([flow.log_prob_of_integers(part, generator) for _ in range(samples)])
+        yield bits_per_dim(draws.logsumexp(0) - math.log(samples), dims)
 
 
 class Trainer:
@@ -112,7 +120,9 @@ class Trainer:
         self.average = {k: v.detach().clone() for k, v in self.flow.named_parameters()}
         self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=config.learning_rate)
         self.steps_per_epoch = max(1, cut // config.batch)
-        self.total = max(1, round(config.epochs * self.steps_per_epoch))
+        lengths = [max(1, round(e * self.steps_per_epoch)) for e in (config.epochs, *config.restarts)]
+        self.cycles = list(itertools.accumulate(lengths))  # the step each cosine ends at
+        self.total = self.cycles[-1]
         self.step = 0
         self.seconds = 0.0
         self.history: list[tuple[int, float]] = []
@@ -134,9 +144,13 @@ class Trainer:
         return images
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine down to zero at the last step."""
-        warm = min(1.0, (step + 1) / max(1, self.config.warmup))
-        return self.config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.total))
+        """Linear warm-up, then half a cosine down to zero; a restart goes through another one from half the height."""
+        cycle = min(bisect.bisect_right(self.cycles, step), len(self.cycles) - 1)
+        start = self.cycles[cycle - 1] if cycle else 0
+        done = (step - start) / (self.cycles[cycle] - start)
+        height = 0.5 if cycle else 1.0
+        warm = min(1.0, (step - start + 1) / max(1, self.config.warmup))
+        return self.config.learning_rate * height * warm * 0.5 * (1 + math.cos(math.pi * done))
 
     def _one_step(self) -> float:
         generator = keyed_generator(self.config.seed, 3, self.step)
