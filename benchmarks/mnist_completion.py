@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,10 @@ from flowinv.training.data import load_images
 MEAN_OF = 32
 
 
-def solve_one(
-    prior: flowinv.Flow, image: torch.Tensor, index: int, arguments: argparse.Namespace
-) -> tuple[Any, dict[str, float]]:
-    """One posterior and its row."""
+def solve_one(image: torch.Tensor, index: int, arguments: argparse.Namespace) -> dict[str, float]:
+    """One posterior's row."""
+    torch.set_num_threads(arguments.threads)
+    prior = flowinv.load_prior(arguments.prior)
     truth = (image[None].float() + 0.5) / 256
     task = flowinv.task("inpaint-bottom", prior.shape, sigma=0.1)
     y = task.observe(truth, keyed_generator(1, index), noise=arguments.noisy)
@@ -47,7 +49,7 @@ def solve_one(
     draws = posterior.sample(MEAN_OF, keyed_generator(2, index))
     fit = data_fit(problem, posterior.source(256, keyed_generator(3, index)))
     assert posterior.elbo is not None and posterior.elbo_se is not None
-    row = {
+    return {
         "image": index,
         "squared_error_single": float((draws - truth).square().flatten(2).sum(2).mean()),
         "squared_error_mean": float((draws.mean(0) - truth).square().sum()),
@@ -57,7 +59,6 @@ def solve_one(
         "steps": posterior.provenance["steps"],
         "seconds": seconds,
     }
-    return posterior, row
 
 
 def summarise(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -79,10 +80,10 @@ def main() -> None:
     parser.add_argument("--preset", default="fast", choices=sorted(PRESETS))
     parser.add_argument("--bf16", action="store_true", help="the prior's networks in bfloat16 while fitting")
     parser.add_argument("--noisy", action="store_true", help="y = A(x) + noise instead of A(x)")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="posteriors fitted side by side")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     prior = flowinv.load_prior(arguments.prior)
     name = f"mnist_completion{'_noisy' if arguments.noisy else ''}{'_bf16' if arguments.bf16 else ''}"
     path = arguments.out / f"{name}.json"
@@ -92,16 +93,26 @@ def main() -> None:
     rows: list[dict[str, float]] = done["rows"] if done.get("settings") == settings else []
     images = load_images(arguments.data).test
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for index in range(len(rows), min(arguments.images, len(images))):
-        rows.append(solve_one(prior, images[index], index, arguments)[1])
-        command = (
-            f"python -m benchmarks.mnist_completion --images {arguments.images}"
-            + " --noisy" * arguments.noisy
-            + " --bf16" * arguments.bf16
-        )
-        result = {"command": command, "machine": machine(), "threads": arguments.threads, "settings": settings}
-        write_text(path, json.dumps({**result, "summary": summarise(rows), "rows": rows}, indent=1) + "\n")
-        print(f"{index + 1:4d}  " + "  ".join(f"{k} {v:.4g}" for k, v in rows[-1].items() if k != "image"), flush=True)
+    flags = " --noisy" * arguments.noisy + " --bf16" * arguments.bf16
+    about = {
+        "command": f"python -m benchmarks.mnist_completion --images {arguments.images}{flags}",
+        "machine": machine(),
+        "workers": arguments.workers,
+        "threads": arguments.threads,
+        "settings": settings,
+    }
+    todo = range(len(rows), min(arguments.images, len(images)))
+    started = time.perf_counter()
+    with ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("spawn")) as pool:
+        jobs = ((images[i], i, arguments) for i in todo)
+        for row in pool.map(solve_one, *zip(*jobs, strict=True)) if todo else ():
+            rows.append(row)
+            wall = (time.perf_counter() - started) / (len(rows) - todo.start)
+            summary = {**summarise(rows), "wall_seconds_per_posterior": wall}
+            write_text(path, json.dumps({**about, "summary": summary, "rows": rows}, indent=1) + "\n")
+            print(f"{len(rows):4d}  " + "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "image"), flush=True)
+    if todo:
+        print(f"{wall:.1f} s of wall time per posterior, {arguments.workers} side by side")
     sheet = arguments.out / f"{name}.png"
     draw_sheet(prior, images, arguments, sheet)
     for key, value in summarise(rows).items():
@@ -109,7 +120,7 @@ def main() -> None:
 
 
 def draw_sheet(
-    prior: flowinv.Flow, images: torch.Tensor, arguments: argparse.Namespace, path: Path, count: int = 10
+    prior: flowinv.Flow, images: torch.Tensor, arguments: argparse.Namespace, path: Path, count: int = 6
 ) -> None:
     """The first digits in one picture: measurement, truth, mean, standard deviation, draws."""
     count = min(count, arguments.images)

@@ -167,3 +167,13 @@ def test_refusing_what_exists(tmp_path: Path) -> None:
         with pytest.raises(FileExistsError, match="exists already; choose another path or ask to overwrite"):
             refuse_existing(path, overwrite=False)
         refuse_existing(path, overwrite=True)
+
+
+def test_numbers_that_json_has_no_word_for_become_null() -> None:
+    import json
+    import math
+
+    from flowinv.store import to_json
+
+    value = {"a": math.nan, "b": [1.5, -math.inf, {"c": (math.inf, "x", 2)}], "d": None}
+    assert json.loads(to_json(value)) == {"a": None, "b": [1.5, None, {"c": [None, "x", 2]}], "d": None}

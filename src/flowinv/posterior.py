@@ -284,7 +284,8 @@ class Posterior:
             posterior = cls(problem, generators.requires_grad_(False).eval(), config["trace"], config["provenance"])
             for name in ("elbo", "elbo_se"):
                 if config[name] is not None:
-                    setattr(posterior, name, torch.tensor(config[name], dtype=torch.float64))
+                    values = [math.nan if v is None else v for v in config[name]]  # JSON has no word for NaN
+                    setattr(posterior, name, torch.tensor(values, dtype=torch.float64))
         except KeyError as error:
             raise BundleError(f"{folder} is not a whole posterior: it misses {error}") from None
         except (TypeError, AttributeError, IndexError, RuntimeError) as error:

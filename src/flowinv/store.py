@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -43,6 +44,19 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def to_json(value: Any) -> str:
+    """Indented JSON; numbers that JSON has no word for, NaN and the infinities, become null."""
+
+    def clean(part: Any) -> Any:
+        if isinstance(part, float) and not math.isfinite(part):
+            return None
+        if isinstance(part, dict):
+            return {k: clean(v) for k, v in part.items()}
+        return [clean(v) for v in part] if isinstance(part, list | tuple) else part
+
+    return json.dumps(clean(value), indent=2, allow_nan=False) + "\n"
+
+
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise FileExistsError where something would be written over unasked."""
     if not overwrite and path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -60,7 +74,7 @@ def write_bundle(
         raise NotADirectoryError(f"{folder} is a file; a bundle is a folder")
     if not overwrite and any((folder / name).exists() for name in (CONFIG, WEIGHTS)):
         raise FileExistsError(f"{folder} already holds a bundle; choose another path or ask to overwrite")
-    text = json.dumps(config, indent=2) + "\n"
+    text = to_json(config)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS, folder / CONFIG) as (weights, description):
         save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, weights)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import shutil
 import sys
 import time
@@ -257,7 +256,7 @@ def _solve_into(
     from ..plots import contact_sheet
     from ..report import write_report
     from ..solvers import Diverged, SolverProgress, VariationalSolver
-    from ..store import write_text
+    from ..store import to_json, write_text
 
     started = time.monotonic()
     checkpoint = out / "checkpoint"
@@ -285,7 +284,7 @@ def _solve_into(
     # what is written over here is an earlier result that --overwrite gave up, or this run's own, interrupted
     posterior.save(out / "posterior", overwrite=True)
     summary = _summary(problem.given_prior, posterior, draws, truth)
-    write_text(out / "summary.json", json.dumps({**about, **summary, "seconds": round(fitted, 2)}, indent=2) + "\n")
+    write_text(out / "summary.json", to_json({**about, **summary, "seconds": round(fitted, 2)}))
     contact_sheet(posterior, out / "figure.png", truth=truth, overwrite=True)
     page = out / "report.html"
     write_report(posterior, page, draws=draws, truth=truth, title=title, seed=settings.seed, overwrite=True)

@@ -31,6 +31,7 @@ class PreGeneratorConfig:
     family: Literal["coupling", "gaussian", "realnvp"] = "coupling"
     steps: int = 8
     hidden: int = 32
+    squeezes: int = 2
     scales: int = 3
     blocks: int = 3
     affine: bool = False
@@ -107,9 +108,13 @@ def _build(shape: tuple[int, ...], config: PreGeneratorConfig) -> Bijection:
     if len(shape) == 1:
         return Chain([*_rotated_couplings(shape[0], config, image=False), scale] if shape[0] > 1 else [scale])
     channels, height, width = shape
-    if height % 2 == 0 and width % 2 == 0:
-        inner = _rotated_couplings(4 * channels, config, image=True)
-        return Chain([Squeeze(), *inner, Inverse(Squeeze()), scale])
+    squeezes = 0
+    while squeezes < config.squeezes and height % 2 ** (squeezes + 1) == 0 and width % 2 ** (squeezes + 1) == 0:
+        squeezes += 1
+    if squeezes:
+        inner = _rotated_couplings(4**squeezes * channels, config, image=True)
+        down = [Squeeze() for _ in range(squeezes)]
+        return Chain([*down, *inner, *map(Inverse, down), scale])
     boards = [
         MaskedAffineCoupling(
             checkerboard_mask(height, width, bool(i % 2)), ConvNet(channels, 2 * channels, config.hidden)
