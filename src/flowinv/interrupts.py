@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -40,3 +41,34 @@ def between_steps() -> Iterator[Callable[[], None]]:
     finally:
         for number, handler in replaced.items():
             signal.signal(number, handler)
+
+
+def keep_stepping(
+    running: Callable[[], bool],
+    step: Callable[[], None],
+    report: Callable[[], None],
+    save: Callable[[], None] | None,
+    every: float,
+) -> None:
+    """Step and report while ``running``; save every ``every`` seconds, when interrupted, and at the end.
+
+    After half a step nothing is saved: the checkpoint before it is better than that.
+    """
+    saved, whole = time.monotonic(), True
+    with between_steps() as check:
+        try:
+            while running():
+                whole = False
+                step()
+                whole = True
+                report()
+                check()
+                if save is not None and time.monotonic() - saved > every:
+                    save()
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            if save is not None and whole:
+                save()
+            raise
+        if save is not None:
+            save()

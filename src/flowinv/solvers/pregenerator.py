@@ -23,7 +23,8 @@ class PreGeneratorConfig:
     """The family that q(z) is sought in.
 
     ``coupling``: ``steps`` affine couplings between fixed rotations, convolutional where the latent is an
-    image, then a learned scale and shift per element. ``gaussian``: a full-rank affine map, exact where the
+    image, which is squeezed up to ``squeezes`` times first, then a learned scale and shift per element; ``affine`` puts a
+    full-rank affine map behind them. ``gaussian``: a full-rank affine map, exact where the
     posterior over z is Gaussian, for up to a few thousand elements. ``realnvp``: the paper's multiscale RealNVP with ``scales`` and
     ``blocks`` residual blocks per coupling.
     """
@@ -80,9 +81,9 @@ def _rotated_couplings(channels: int, config: PreGeneratorConfig, image: bool) -
 def build_pregenerator(shape: tuple[int, ...], config: PreGeneratorConfig) -> Bijection:
     """A bijection z -> noise over latents of ``shape`` whose ``decode`` (noise to z) starts as the identity.
 
-    An image latent (C, H, W) with even sides is squeezed once, so that convolutions see neighbouring latents, which govern
-    neighbouring pixels; with odd sides checkerboard couplings take over. Weights are drawn from ``config.seed``; the global
-    random state is untouched.
+    An image latent (C, H, W) is squeezed as often as its sides and ``config.squeezes`` allow, so that convolutions see
+    neighbouring latents, which govern neighbouring pixels; with odd sides checkerboard couplings take over. Weights are
+    drawn from ``config.seed``; the global random state is untouched.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import pack, unpack
 from ..flows.flow import standard_normal_log_prob
-from ..interrupts import between_steps
+from ..interrupts import keep_stepping
 from ..posterior import Posterior
 from ..problem import InverseProblem
 from ..randomness import keyed_generator
@@ -268,28 +269,18 @@ class VariationalSolver:
         folder = Path(checkpoint) if checkpoint is not None else None
         if folder is not None and (folder / "config.json").exists():
             run.load(folder)
-        started = saved = time.monotonic()
-        before, whole = run.seconds, True
-        with between_steps() as check:
-            try:
-                while run.step < run.total:
-                    whole = False
-                    run.one_step()
-                    whole = True
-                    now = time.monotonic()
-                    run.seconds = before + now - started
-                    if report is not None:
-                        report(SolverProgress(run.step, run.total, sum(run.trace[-1]) / problem.batch, run.seconds))
-                    check()
-                    if folder is not None and now - saved > every:
-                        run.save(folder)
-                        saved = now
-            except KeyboardInterrupt:
-                if folder is not None and whole:  # not after half a step: the last checkpoint is better than that
-                    run.save(folder)
-                raise
-            if folder is not None:
-                run.save(folder)
+        started, before = time.monotonic(), run.seconds
+
+        def step() -> None:
+            run.one_step()
+            run.seconds = before + time.monotonic() - started
+
+        def show() -> None:
+            if report is not None:
+                report(SolverProgress(run.step, run.total, sum(run.trace[-1]) / problem.batch, run.seconds))
+
+        save = partial(run.save, folder) if folder is not None else None
+        keep_stepping(lambda: run.step < run.total, step, show, save, every)
         posterior = run.posterior()
         posterior.measure_elbo(self.settings.final_draws, keyed_generator(self.settings.seed, 10**6))
         posterior.provenance["seconds"] = before + time.monotonic() - started

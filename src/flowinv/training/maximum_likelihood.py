@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..flows.bijection import Bijection
 from ..flows.flow import UNIT, Flow, bits_per_dim, set_bf16
 from ..flows.layers.dequantization import Dequantizer
 from ..flows.layers.transforms import Gaussianize, Logit
-from ..interrupts import between_steps
+from ..interrupts import keep_stepping
 from ..randomness import keyed_generator
 from ..store import BundleError, read_bundle, write_bundle
 from .config import TrainingConfig
@@ -187,31 +188,22 @@ class Trainer:
         with averaged weights.
         """
         last = self.total if until is None else min(until, self.total)
-        started = saved = time.monotonic()
-        before = self.seconds
-        whole = True
-        with between_steps() as check:
-            try:
-                while self.step < last:
-                    whole = False
-                    loss = self._one_step()
-                    now = time.monotonic()
-                    self.seconds = before + now - started
-                    if self.step % 50 == 0 or self.step == self.total:
-                        self.history.append((self.step, loss))
-                    whole = True
-                    if report is not None:
-                        report(Progress(self.step, self.total, loss, self.seconds))
-                    check()
-                    if folder is not None and now - saved > every:
-                        self.save(folder)
-                        saved = now
-            except KeyboardInterrupt:
-                if folder is not None and whole:  # not after half a step: the last checkpoint is better than that
-                    self.save(folder)
-                raise
-            if folder is not None:
-                self.save(folder)
+        started, before = time.monotonic(), self.seconds
+        loss = math.nan
+
+        def step() -> None:
+            nonlocal loss
+            loss = self._one_step()
+            self.seconds = before + time.monotonic() - started
+            if self.step % 50 == 0 or self.step == self.total:
+                self.history.append((self.step, loss))
+
+        def show() -> None:
+            if report is not None:
+                report(Progress(self.step, self.total, loss, self.seconds))
+
+        save = partial(self.save, folder) if folder is not None else None
+        keep_stepping(lambda: self.step < last, step, show, save, every)
         return self.result()
 
     def result(self) -> Flow:
