@@ -11,7 +11,12 @@ from .. import __version__
 from ..flows.flow import Flow
 
 if TYPE_CHECKING:
-    from ..training import Trainer
+    from ..training import Trainer, TrainingConfig
+
+def _epochs(config: TrainingConfig) -> str:
+    more = ", restarted for ".join(f"{length:g}" for length in config.restarts)
+    return f"{config.epochs:g} epochs{f', restarted for {more} more' if more else ''}"
+
 
 Scores = dict[str, tuple[float, float, int]]
 
@@ -30,7 +35,7 @@ def model_card(
     return f"""# {name}
 
 A normalizing-flow prior for images of shape {flow.shape}, pixels in [{flow.support[0]:g}, {flow.support[1]:g}], made by
-flowinv {__version__}. Use it with `flowinv.load_prior("{name}")`.
+flowinv {__version__}. Use it with `flowinv.load_prior("{name}")`, or this folder in place of the name.
 
 ![64 samples](samples.png)
 
@@ -45,7 +50,7 @@ Bits/dim count the quantisation ({config.bits} bits) and are an upper bound, wit
 - **Data**: {source}: {len(trainer.train_images)} images to train, {len(trainer.validation_images)} held out.
   Licence of the data: {licence}.
 - **Made by**: `{command}`
-- **Settings**: {trainer.step} steps of {config.batch} images ({config.epochs:g} epochs), Adam at {config.learning_rate:g}
+- **Settings**: {trainer.step} steps of {config.batch} images ({_epochs(config)}), Adam at {config.learning_rate:g}
   with cosine decay, weights averaged (decay {config.average:g}), seed {config.seed},
   coupling networks in {"bfloat16" if config.bf16 else "float32"} while training.
 - **Cost**: {trainer.seconds / 60:.0f} minutes on {torch.get_num_threads()} thread(s) of a {platform.machine()} CPU,
