@@ -49,7 +49,7 @@ def train(
         raise FileExistsError(f"{prior_folder} exists: this run is finished; train into another folder")
     if out.exists() and any(out.iterdir()) and not checkpoint.exists():
         raise FileExistsError(f"{out} is not empty and holds no run to go on with; choose another folder")
-    images = load_images(data)
+    images = load_images(data, prepare=settings.preparation)
     trainer = Trainer(settings, images.train)
     if checkpoint.exists():
         trainer.load(checkpoint)
@@ -109,12 +109,14 @@ def evaluate(
 
       flowinv evaluate runs/photos/prior --data photos/ --limit 500 --json
     """
-    from ..priors import load_prior
+    from ..priors import load_prior, training_settings
+    from ..training import TrainingConfig
     from ..training import evaluate as batches
     from ..training.data import load_images
 
     flow = load_prior(prior).requires_grad_(False)
-    images = load_images(data)
+    made_by = training_settings(prior)
+    images = load_images(data, prepare=TrainingConfig.from_dict(made_by).preparation if made_by else None)
     test = images.test if len(images.test) else images.train
     if not len(test):
         raise ValueError(f"{data} holds no images")

@@ -138,19 +138,27 @@ def load_prior(name: str | Path) -> Flow:
 
     Raises FileNotFoundError for what is not there, BundleError for what is not a prior.
     """
+    folder = _folder(name)
+    config, tensors = read_bundle(folder, FORMAT)
+    return from_description(config, tensors, str(folder))
+
+
+def training_settings(name: str | Path) -> dict[str, Any] | None:
+    """The settings of the run that made a prior, as ``TrainingConfig.from_dict`` takes them; None where it does not tell."""
+    return read_bundle(_folder(name), FORMAT)[0].get("training")
+
+
+def _folder(name: str | Path) -> Path:
     text = str(name)
     known = shipped()
     if text.startswith("hub:"):
-        folder = _from_hub(text.removeprefix("hub:"))
-    elif text in known:
-        folder = known[text]
-    elif Path(text).expanduser().exists():
-        folder = Path(text).expanduser()
-    else:
-        names = ", ".join(known) or "none"
-        raise FileNotFoundError(f"no prior {text!r}: expected a shipped one ({names}), a folder, or hub:owner/name")
-    config, tensors = read_bundle(folder, FORMAT)
-    return from_description(config, tensors, str(folder))
+        return _from_hub(text.removeprefix("hub:"))
+    if text in known:
+        return known[text]
+    if Path(text).expanduser().exists():
+        return Path(text).expanduser()
+    names = ", ".join(known) or "none"
+    raise FileNotFoundError(f"no prior {text!r}: expected a shipped one ({names}), a folder, or hub:owner/name")
 
 
 def _from_hub(repository: str) -> Path:

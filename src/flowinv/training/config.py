@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..flows.architectures import Config, config_from_dict, config_to_dict
+from .data import Preparation
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class TrainingConfig:
     ``warmup`` steps, decayed by a cosine to zero; gradients clipped at norm ``clip``. Each of ``restarts`` adds that many epochs,
     decayed in the same way from half the learning rate: how a finished run is made longer. The weights kept are a running
     average with decay ``average`` (0: the last ones). ``bits`` is the grey-level depth trained on: images
-    of more bits are floored to it. ``holdout`` images at the end of the training set are for validation.
+    of more bits are floored to it. ``holdout`` images at the end of the training set are for validation. Of pictures read
+    from files ``crop`` (left, upper, right, lower) is cut out and resized to the flow's shape; of data that name no test
+    images the last ``test`` are kept for it.
     """
 
     flow: Config
@@ -37,6 +40,8 @@ class TrainingConfig:
     flip: bool = False
     bf16: bool = False
     holdout: int = 2000
+    crop: tuple[int, int, int, int] | None = None
+    test: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -52,6 +57,7 @@ class TrainingConfig:
             "bits": 1 <= self.bits <= 8,
             "warmup": self.warmup >= 0,
             "holdout": self.holdout >= 0,
+            "test": self.test >= 0,
             "seed": 0 <= self.seed < 2**63,
             "dequantization": self.dequantization in ("learned", "uniform"),
             "transform": self.transform in ("gaussianize", "logit", "none"),
@@ -63,6 +69,12 @@ class TrainingConfig:
             raise ValueError(f"a prior has no context, the flow's is {self.flow.context}")
         if self.dequantization == "learned" and len(self.flow.shape) == 3 and any(s % 2 for s in self.flow.shape[1:]):
             raise ValueError(f"learned dequantization needs even sides, got {self.flow.shape}; use uniform")
+
+    @property
+    def preparation(self) -> Preparation:
+        """How the images are to be read."""
+        shape = tuple(self.flow.shape)
+        return Preparation(self.crop, (shape[-2], shape[-1]) if self.crop else None, self.test)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the flow's architecture by name."""
@@ -76,8 +88,7 @@ class TrainingConfig:
             raise ValueError(f"unknown training settings {sorted(unknown)}; known: {sorted(known)}")
         if not isinstance(values.get("flow"), dict):
             raise ValueError("a training config needs a [flow] table with an architecture")
-        if isinstance(values.get("restarts"), list):
-            values = {**values, "restarts": tuple(values["restarts"])}
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**{**values, "flow": config_from_dict(values["flow"])})
 
 
@@ -111,16 +122,23 @@ def _check_types(config: Any, what: str) -> None:
             raise ValueError(f"{what} {setting.name} = {value!r} must be positive")
 
 
-def read_config(path: str | Path) -> TrainingConfig:
-    """A training config from a TOML file, refused with one line where it is not one."""
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file, refused with one line where it is not one."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such config: {path}")
     try:
-        return TrainingConfig.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def read_config(path: str | Path) -> TrainingConfig:
+    """A training config from a TOML file, refused with one line where it is not one."""
+    values = read_toml(path)
+    try:
+        return TrainingConfig.from_dict(values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -243,6 +243,9 @@ class Trainer:
         if missing := [k for k in ("training", "step", "seconds", "history", "images") if k not in config]:
             raise BundleError(f"{folder}: the checkpoint's config misses {', '.join(missing)}")
         mine, theirs = json.loads(json.dumps(self.config.to_dict())), config["training"]
+        if isinstance(theirs, dict):  # settings that came after the checkpoint had their defaults when it was written
+            unset = {f.name: f.default for f in fields(TrainingConfig) if f.name not in theirs}
+            theirs = {**json.loads(json.dumps({k: v for k, v in unset.items() if v is not MISSING})), **theirs}
         if theirs != mine:
             keys = sorted(k for k in mine if not isinstance(theirs, dict) or mine.get(k) != theirs.get(k))
             raise ValueError(f"{folder} holds a run with other settings ({', '.join(keys)}); train in another folder")
