@@ -30,7 +30,7 @@ from benchmarks.peers import PEERS, Architecture, Contender, available, build_pe
 from flowinv.flows import Flow, GlowConfig, build
 from flowinv.flows.bijection import Bijection
 from flowinv.flows.fused import FusedSteps
-from flowinv.solvers.pregenerator import PreGeneratorConfig, build_pregenerator
+from flowinv.families.pregenerator import PreGeneratorConfig, build_pregenerator
 
 FP32, BF16, LAYERS, PREGENERATOR = "flowinv", "flowinv bf16 nets", "flowinv layer by layer", "pre-generator step"
 

@@ -8,12 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from flowinv import Affine, Flow, Gaussian, InverseProblem, Mask, MatrixOperator, Operator, Posterior
+from flowinv import Affine, Flow, FlowPosterior, Gaussian, InverseProblem, Mask, MatrixOperator, Operator
+from flowinv.families import Family, Generators, PreGeneratorConfig
+from flowinv.families.pregenerator import LowerTriangular
 from flowinv.flows.flow import REALS
-from flowinv.solvers.pregenerator import LowerTriangular, PreGeneratorConfig
 
 
 def affine_flow(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64, **options: Any) -> Flow:
@@ -72,7 +73,7 @@ class Exact:
     def distribution(self, b: int = 0) -> MultivariateNormal:
         return MultivariateNormal(self.mean[b], self.covariance)
 
-    def posterior(self, shift: float = 0.0, scale: float = 1.0) -> Posterior:
+    def posterior(self, shift: float = 0.0, scale: float = 1.0) -> FlowPosterior:
         """The exact posterior; with a shift or a scale of the latent, a wrong one with a known divergence."""
         factor = torch.linalg.cholesky(0.5 * (self.latent_covariance + self.latent_covariance.T))
         family = PreGeneratorConfig("gaussian")
@@ -86,8 +87,8 @@ class Exact:
             generators.append(layer.to(self.dtype))
         trace = {"step": [1, 2], "elbo": [[0.0] * self.batch] * 2}
         provenance = {"settings": {"pregenerator": asdict(family), "seed": 0}, "steps": 2, "seconds": 0.5}
-        module = nn.ModuleList(generators).requires_grad_(False)
-        return Posterior(self.problem, module, trace, provenance)
+        description = {"kind": "composed", "space": "latent", "pregenerator": asdict(family)}
+        return FlowPosterior(self.problem, Family(Generators(generators), "latent", description), trace, provenance)
 
     def divergence(self, shift: float = 0.0, scale: float = 1.0) -> float:
         """KL(q || posterior) of what ``posterior(shift, scale)`` gives, nats: the latent's, which the flow keeps."""

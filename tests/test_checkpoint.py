@@ -14,9 +14,9 @@ from torch import nn
 
 from flowinv import BundleError, Gaussian, InverseProblem, Posterior, VariationalSettings, VariationalSolver
 from flowinv.checkpoint import pack, unpack
+from flowinv.families.pregenerator import PreGeneratorConfig
 from flowinv.randomness import keyed_generator
 from flowinv.solvers import SolverProgress
-from flowinv.solvers.pregenerator import PreGeneratorConfig
 from flowinv.store import read_bundle, write_bundle
 
 QUICK = VariationalSettings(PreGeneratorConfig(steps=2, hidden=8), draws=4, steps=24, warmup=3, final_draws=16, seed=5)
@@ -116,7 +116,7 @@ class Stop:
 
 
 def same(a: Posterior, b: Posterior) -> bool:
-    states = zip(a.generators.state_dict().values(), b.generators.state_dict().values(), strict=True)
+    states = zip(a.family.state_dict().values(), b.family.state_dict().values(), strict=True)
     return all(torch.equal(x, y) for x, y in states) and a.trace == b.trace and torch.equal(a.elbo, b.elbo)
 
 
@@ -173,7 +173,7 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path, fault: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         VariationalSolver(QUICK).solve(problem, tmp_path, Stop(3))
     config, tensors = read_bundle(tmp_path, "flowinv-solver")
-    name = next(k for k in tensors if k.startswith("pregenerator.state.") and tensors[k].is_floating_point())
+    name = next(k for k in tensors if k.startswith("family.state.") and tensors[k].is_floating_point())
     changed: dict[str, Any] = dict(tensors)
     if fault == "weight":
         del changed[name]

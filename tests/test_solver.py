@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from flowinv import Affine, CustomLikelihood, Flow, Gaussian, InverseProblem, Mask, MatrixOperator, Posterior
+from flowinv.families.pregenerator import PreGeneratorConfig
 from flowinv.flows import GlowConfig, build
 from flowinv.solvers import PRESETS, Diverged, VariationalSettings, VariationalSolver, build_pregenerator
 from flowinv.solvers import variational as module
-from flowinv.solvers.pregenerator import PreGeneratorConfig
 
 SHORT = VariationalSettings(PreGeneratorConfig(steps=2, hidden=8), draws=4, steps=30, final_draws=32, early_stop=False)
 GAUSSIAN = PRESETS["gaussian"]
@@ -188,7 +188,7 @@ def test_path_gradient_vanishes_at_the_exact_posterior_and_the_full_one_does_not
     )
     for path, bound in ((True, 1e-10), (False, None)):
         run = module._Run(problem, replace(GAUSSIAN, path_gradient=path, draws=8))
-        exact = run.generators[0]
+        exact = run.family.map.bijections[0]
         with torch.no_grad():  # the posterior of x = z: N(y / 1.25, .2)
             exact.log_diagonal.fill_(0.5 * torch.log(torch.tensor(0.2, dtype=torch.float64)))
             exact.shift.copy_(problem.y[0] / 1.25)
@@ -255,7 +255,7 @@ def test_several_observations_are_solved_as_each_alone() -> None:
     first = VariationalSolver(SHORT).solve(both)
     second = VariationalSolver(SHORT).solve(alone)
     assert first.elbo.shape == (2,)
-    a, b = first.generators[0].state_dict(), second.generators[0].state_dict()
+    a, b = (found.family.map.bijections[0].state_dict() for found in (first, second))
     for key in a:
         torch.testing.assert_close(a[key], b[key], atol=1e-4, rtol=1e-3)
 
@@ -310,7 +310,7 @@ def test_a_term_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state()
     with pytest.raises(Diverged, match=r"step 11: log p\(y\|x\) is not finite") as caught:
         VariationalSolver(SHORT).solve(bad)
     assert (caught.value.step, caught.value.term) == (11, "log p(y|x)")
-    assert torch.isfinite(caught.value.posterior.sample(3, torch.Generator().manual_seed(0))).all()
+    assert torch.isfinite(caught.value.result.sample(3, torch.Generator().manual_seed(0))).all()
 
 
 def test_bf16_fits_but_reports_in_full_precision() -> None:

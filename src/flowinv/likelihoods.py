@@ -69,6 +69,10 @@ class Likelihood:
         count = measurement_sum(observed.expand(y.shape).to(squares.dtype), y)
         return measurement_sum(torch.where(observed, squares, squares.new_zeros(())), y) / count
 
+    def widened(self, factor: float) -> Likelihood:
+        """The same noise with a scale ``factor`` times as wide, for annealing."""
+        raise TypeError(f"{self!r} has no scale to anneal")
+
     def check(self, y: Tensor, observed: Tensor | None = None) -> None:
         """Refuse a measurement that this noise cannot have made."""
 
@@ -113,6 +117,11 @@ class _Scaled(Likelihood):
 
     def check(self, y: Tensor, observed: Tensor | None = None) -> None:
         self._fits(tuple(y.shape))
+
+    def widened(self, factor: float) -> Likelihood:
+        if self.scale_name != "scale" and self.scale_name != "sigma":
+            return super().widened(factor)  # a gain is not a width
+        return type(self)(self.scale * factor)
 
     def __repr__(self) -> str:
         shown = f"tensor{tuple(self.scale.shape)}" if isinstance(self.scale, Tensor) else f"{self.scale:g}"
@@ -297,6 +306,11 @@ class Distance(Likelihood):
         flat = prediction.reshape(-1, *y.shape[1:])
         distance = self.distance(y.to(prediction).expand_as(prediction).reshape(flat.shape), flat)
         return -self.beta * _one_per_sample(distance, (len(flat),), self).reshape(leading)
+
+    def widened(self, factor: float) -> Likelihood:
+        with warnings.catch_warnings():  # it was said when this one was made
+            warnings.simplefilter("ignore")
+            return Distance(self.distance, self.beta / factor**2)
 
     def __repr__(self) -> str:
         name = getattr(self.distance, "__name__", type(self.distance).__name__)

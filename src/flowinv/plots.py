@@ -165,6 +165,58 @@ def _pixels(image: Tensor, low: float, high: float) -> Tensor:
     return torch.where(seen.any(0, keepdim=True), scaled, unseen).permute(1, 2, 0)
 
 
+def point_sheet(
+    estimate: Any,
+    path: str | Path,
+    *,
+    truth: Tensor | None = None,
+    observations: int = 10,
+    overwrite: bool = False,
+) -> Path:
+    """Write a PNG with a row per observation: measurement, truth (if given), estimate, and what it leaves (signed, if the
+    truth is given). Vectors get one plot each. An existing file is kept, with FileExistsError, unless ``overwrite``.
+    """
+    from .report.payload import measured
+
+    path = Path(path)
+    store.refuse_existing(path, overwrite)
+    shape, rows = tuple(estimate.shape), min(int(estimate.batch), observations)
+    x = estimate.x[:rows].detach().float().cpu()
+    known = None if truth is None else truth[:rows].detach().float().cpu()
+    picture, observed = measured(estimate.problem, shape, rows)
+    if len(shape) == 3:
+        low, high = _range(estimate, x[None])
+        columns: list[tuple[str, Tensor]] = []
+        if picture is not None:
+            columns.append(("measurement", picture))
+        if known is not None:
+            columns.append(("truth", known))
+        columns.append(("estimate", x))
+        if known is not None:
+            columns.append(("error", 0.5 * (low + high) + 0.5 * (x - known)))
+        figure, axes = _figure(rows, len(columns), 1.25 * len(columns), 1.25 * rows + 0.35)
+        figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.3 / figure.get_figheight(), bottom=0.02)
+        for column, (name, images) in enumerate(columns):
+            for row in range(rows):
+                axes[row][column].set_axis_off()
+                axes[row][column].imshow(_pixels(images[row], low, high).numpy(), interpolation="nearest")
+            axes[0][column].set_title(name, fontsize=9)
+    else:
+        figure, axes = _figure(rows, 1, 8, 2.6 * rows + 0.4)
+        for row in range(rows):
+            axis = axes[row][0]
+            axis.plot(x[row].flatten(), color="black", linewidth=1.4, label="estimate")
+            if observed is not None:
+                axis.plot(observed[row].flatten(), "v", color="#009E73", markersize=4, label="measured")
+            if known is not None:
+                axis.plot(known[row].flatten(), "D", color="#D55E00", markersize=3, label="truth")
+        axes[0][0].legend(fontsize=7, ncol=3, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
+        figure.set_layout_engine("tight")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=110)
+    return path
+
+
 def samples_sheet(
     images: Tensor,
     path: str | Path,

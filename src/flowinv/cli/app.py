@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import typer
 
 from .. import __version__
-from . import priors, report, solve, train
+from . import amortize, demo, priors, report, solve, solvers, train
 
 # typer carries its own copy of click since 0.26: the class is found by way of one that typer exports
 _ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -47,7 +47,17 @@ def _command(function: Callable[..., None]) -> None:
     app.command()(run)
 
 
-for _function in (solve.demo, solve.solve, report.report, priors.priors, train.train, train.evaluate):
+_COMMANDS = (
+    demo.demo,
+    solve.solve,
+    solvers.solvers,
+    report.report,
+    priors.priors,
+    train.train,
+    train.evaluate,
+    amortize.amortize,
+)
+for _function in _COMMANDS:
     _command(_function)
 
 

@@ -32,11 +32,11 @@ def report(
     from ..posterior import Posterior
     from ..report import write_report
     from ..store import refuse_existing
-    from .solve import _import_operator
+    from .forward import import_operator
 
     refuse_existing(out, overwrite)
     folder = posterior / "posterior" if (posterior / "posterior").is_dir() else posterior
-    loaded = Posterior.load(folder, operator=_import_operator(operator) if operator is not None else None)
+    loaded = Posterior.load(folder, operator=import_operator(operator) if operator is not None else None)
     true = read_image(truth, loaded.shape) if truth is not None else None
     if true is not None:
         loaded.prior.check(true, str(truth))

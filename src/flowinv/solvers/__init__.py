@@ -1,14 +1,34 @@
 """Solvers: each turns a problem into a posterior or a point estimate."""
 
-from .pregenerator import PreGeneratorConfig, build_pregenerator
-from .variational import PRESETS, Diverged, SolverProgress, VariationalSettings, VariationalSolver
+from ..families import PreGeneratorConfig, build_pregenerator
+from .amortized import AMORTIZED_PRESETS, AmortizedSettings, AmortizedTrainer, Amortizer, find_amortizer
+from .catalogue import SOLVERS, settings_for, solve, solver_info
+from .optimization import OPTIMIZATION_PRESETS, OptimizationSettings, PointSolver
+from .progress import Diverged, SolverProgress
+from .sampling import SAMPLING_PRESETS, Sampler, SamplingSettings
+from .variational import PRESETS, VariationalSettings, VariationalSolver
 
 __all__ = [
+    "AMORTIZED_PRESETS",
+    "OPTIMIZATION_PRESETS",
     "PRESETS",
+    "SAMPLING_PRESETS",
+    "SOLVERS",
+    "AmortizedSettings",
+    "AmortizedTrainer",
+    "Amortizer",
     "Diverged",
+    "OptimizationSettings",
+    "PointSolver",
     "PreGeneratorConfig",
+    "Sampler",
+    "SamplingSettings",
     "SolverProgress",
     "VariationalSettings",
     "VariationalSolver",
     "build_pregenerator",
+    "find_amortizer",
+    "settings_for",
+    "solve",
+    "solver_info",
 ]

@@ -1,45 +1,51 @@
-"""Variational inference with a composed flow: the pre-generator is fitted, the prior stays frozen."""
+"""Variational inference: a family is fitted to one problem's posterior, the prior stays frozen."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..checkpoint import pack, unpack
-from ..flows.flow import standard_normal_log_prob
+from ..families import Family, Generators, PreGeneratorConfig
+from ..families.family import composed
+from ..flow_posterior import FlowPosterior
 from ..interrupts import keep_stepping
-from ..posterior import Posterior
 from ..problem import InverseProblem
 from ..randomness import keyed_generator
 from ..store import read_bundle, write_bundle
-from .pregenerator import PreGeneratorConfig, build_pregenerator
+from .progress import Diverged, SolverProgress
 
 CHECKPOINT = "flowinv-solver"
 
 
 @dataclass(frozen=True)
 class VariationalSettings:
-    """How the pre-generator is fitted.
+    """How the family is fitted.
 
+    In space ``latent`` the ``pregenerator`` feeds the prior; in ``ambient`` it is a flow over u, the image before the
+    prior's last elementwise transform, and every step needs the prior's density.
     ``draws`` draws per observation and step, at most ``steps`` Adam steps at ``learning_rate``. With ``early_stop`` the
     run goes to its cool-down (the last ``cooldown`` of the steps, learning rate falling linearly to zero) as soon as the
     ELBO, averaged over ``window`` steps, is sure (to two standard errors) to rise by less than ``tolerance`` nats per
     window. ``final_draws`` fresh draws give the ELBO that is reported. ``path_gradient`` leaves the score term, of zero
     mean, out of the gradient, which then has no variance where q is exact (Roeder et al., Sticking the Landing), for one
-    pass through the pre-generator's inverse. ``bf16`` runs the prior's coupling networks in bfloat16 while fitting, never
-    for what is reported.
+    pass through the map's inverse. ``bf16`` runs the prior's coupling networks in bfloat16 while fitting, never for what
+    is reported. ``anneal`` above 1 starts with a noise scale so many times wider, which falls geometrically to the
+    problem's own over the first half of the steps.
     """
 
     pregenerator: PreGeneratorConfig = field(default_factory=PreGeneratorConfig)
+    space: Literal["latent", "ambient"] = "latent"
     draws: int = 16
     steps: int = 300
     learning_rate: float = 1e-2
@@ -52,6 +58,7 @@ class VariationalSettings:
     final_draws: int = 1024
     path_gradient: bool = False
     bf16: bool = False
+    anneal: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,6 +67,10 @@ class VariationalSettings:
                 raise ValueError(f"solver setting {name} must be positive, got {getattr(self, name)!r}")
         if not 0 <= self.cooldown <= 1:
             raise ValueError(f"solver setting cooldown must lie in [0, 1], got {self.cooldown!r}")
+        if self.space not in ("latent", "ambient"):
+            raise ValueError(f"solver setting space is 'latent' or 'ambient', got {self.space!r}")
+        if not (self.anneal >= 1 and math.isfinite(self.anneal)):
+            raise ValueError(f"solver setting anneal must be at least 1, got {self.anneal!r}")
 
 
 def _paper(hidden: int, scales: int, blocks: int, **settings: Any) -> VariationalSettings:
@@ -79,45 +90,37 @@ PRESETS: dict[str, VariationalSettings] = {
         path_gradient=True,
         early_stop=False,
     ),
+    "ambient": VariationalSettings(space="ambient", learning_rate=3e-3),
+    "semi-amortized": VariationalSettings(learning_rate=1e-3, steps=50, early_stop=False),
     "paper-mnist": _paper(32, 3, 3, draws=64, steps=1000, learning_rate=1e-3),
     "paper-cifar10": _paper(48, 4, 4, draws=32, steps=1000, learning_rate=5e-4),
     "paper-celebahq": _paper(48, 3, 3, draws=8, steps=4000, learning_rate=5e-4),
 }
 
 
-class Diverged(RuntimeError):
-    """A term of the objective left the finite numbers; ``posterior`` holds the last good state."""
-
-    def __init__(self, step: int, term: str, posterior: Posterior):
-        super().__init__(
-            f"step {step}: {term} is not finite; the state before it is kept. Lower the learning rate, or check y and the operator"
-        )
-        self.step, self.term, self.posterior = step, term, posterior
-
-
-@dataclass(frozen=True)
-class SolverProgress:
-    """Where a fit stands: step of at most ``total``, the ELBO per observation (noisy, nats), seconds so far."""
-
-    step: int
-    total: int
-    elbo: float
-    seconds: float
-
-
 class _Run:
-    """One fit: the pre-generators, the optimiser and the trace. The solver itself holds no state."""
+    """One fit: the family, the optimiser and the trace. The solver itself holds no state."""
 
-    def __init__(self, problem: InverseProblem, settings: VariationalSettings):
+    def __init__(self, problem: InverseProblem, settings: VariationalSettings, start: Family | None = None):
         self.problem, self.settings = problem, settings
-        family = settings.pregenerator
-        self.generators = nn.ModuleList(
-            build_pregenerator(problem.shape, replace(family, seed=family.seed + b)) for b in range(problem.batch)
-        ).to(problem.y.device, problem.y.dtype if problem.y.dtype == torch.float64 else torch.float32)
+        family = (
+            start
+            if start is not None
+            else composed(problem.shape, problem.batch, settings.pregenerator, settings.space)
+        )
+        if family.batch != problem.batch:
+            raise ValueError(
+                f"the family to start from is for {family.batch} observations, the problem has {problem.batch}"
+            )
+        dtype = problem.y.dtype if problem.y.dtype == torch.float64 else torch.float32
+        self.family = copy.deepcopy(family).to(problem.y.device, dtype).train()
         self.prior = problem.prior.frozen(bf16=True) if settings.bf16 else problem.prior
-        self.shadows = [_shadow(g) for g in self.generators] if settings.path_gradient else []
-        self.weights = list(self.generators.parameters())
+        self.shadow = _shadow(self.family) if settings.path_gradient else None
+        self.weights = [p for p in self.family.parameters() if p.requires_grad]
+        if not self.weights:
+            raise ValueError("the family to start from has no weights that may be trained")
         self.optimizer = torch.optim.Adam(self.weights, lr=settings.learning_rate)
+        self.started_from = _digest(self.family) if start is not None else None
         self.step, self.seconds = 0, 0.0
         self.cooldown_from = round(settings.steps * (1 - settings.cooldown))
         self.total = settings.steps
@@ -125,7 +128,7 @@ class _Run:
         self.good = self._snapshot()
 
     def _snapshot(self) -> dict[str, Tensor]:
-        return {k: v.detach().clone() for k, v in self.generators.state_dict().items()}
+        return {k: v.detach().clone() for k, v in self.family.state_dict().items()}
 
     def learning_rate(self) -> float:
         s = self.settings
@@ -133,26 +136,31 @@ class _Run:
         left = (self.total - self.step) / max(1, self.total - self.cooldown_from)
         return s.learning_rate * warm * min(1.0, left)
 
+    def widening(self) -> float:
+        """By how much this step's noise scale exceeds the problem's own."""
+        half = max(1, self.settings.steps // 2)
+        return float(self.settings.anneal ** max(0.0, 1 - self.step / half))
+
     def terms(self) -> dict[str, Tensor]:
         """The summands of the per-draw ELBO, each (m, B), for this step's noise."""
         problem, m = self.problem, self.settings.draws
-        dtype = next(self.generators.parameters()).dtype
-        pairs = []
-        for b, generator in enumerate(self.generators):
-            noise = torch.randn(
-                m, *problem.shape, generator=keyed_generator(self.settings.seed, self.step, b), dtype=dtype
+        like = self.weights[0]
+        noise = [
+            torch.randn(
+                m, *problem.shape, generator=keyed_generator(self.settings.seed, self.step, b), dtype=like.dtype
             )
-            noise = noise.to(problem.y.device)
-            z, log_det = generator.decode(noise)  # type: ignore[operator]
-            if self.shadows:
-                back, inner = self.shadows[b].encode(z)  # type: ignore[operator]
-                log_q = standard_normal_log_prob(back) + inner
-            else:
-                log_q = standard_normal_log_prob(noise) - log_det
-            pairs.append((z, standard_normal_log_prob(z), -log_q))
-        z, log_prior, entropy = (torch.stack(parts, 1) for parts in zip(*pairs, strict=True))
-        x = self.prior.decode(z.flatten(0, 1))[0].unflatten(0, z.shape[:2])
-        return {"log p(z)": log_prior, "-log q(z)": entropy, "log p(y|x)": problem.log_likelihood(x)}
+            for b in range(problem.batch)
+        ]
+        inner, log_q = self.family.inner(torch.stack(noise, 1).to(like.device))
+        if self.shadow is not None:
+            log_q = self.shadow.log_q(inner)
+        x, _ = self.family.to_x(inner, self.prior)
+        widening = self.widening()
+        likelihood = problem.likelihood if widening == 1 else problem.likelihood.widened(widening)
+        log_likelihood = likelihood.log_prob(problem.y, problem.operator(x), problem.observed)
+        at = "z" if self.family.space == "latent" else "u"
+        log_prior = self.family.log_prior(inner, self.prior)
+        return {f"log p({at})": log_prior, f"-log q({at})": -log_q, "log p(y|x)": log_likelihood}
 
     def one_step(self) -> None:
         terms = self.terms()
@@ -166,7 +174,7 @@ class _Run:
         elbo = torch.stack(list(terms.values())).sum(0).mean(0)
         self.optimizer.zero_grad()
         (-elbo.sum()).backward(inputs=self.weights)  # and into nothing else: an operator may hold weights of its own
-        norms = [nn.utils.clip_grad_norm_(g.parameters(), self.settings.clip) for g in self.generators]
+        norms = [nn.utils.clip_grad_norm_(part, self.settings.clip) for part in self._parts()]
         if not all(math.isfinite(n) for n in norms):
             raise self.diverged("the gradient")
         for group in self.optimizer.param_groups:
@@ -176,9 +184,15 @@ class _Run:
         self.optimizer.step()
         self.trace.append(elbo.tolist())
         self.step += 1
-        if self.settings.early_stop and self.step < self.cooldown_from and self.settled():
+        if self.settings.early_stop and self.step < self.cooldown_from and self.widening() == 1 and self.settled():
             length = self.total - self.cooldown_from
             self.cooldown_from, self.total = self.step, self.step + min(length, self.step)
+
+    def _parts(self) -> list[list[nn.Parameter]]:
+        """The weights of each observation, so that clipping one's gradient leaves the others' alone."""
+        found = self.family.map
+        parts = found.bijections if isinstance(found, Generators) else [found]
+        return [[p for p in part.parameters() if p.requires_grad] for part in parts]
 
     def settled(self) -> bool:
         """Whether the last window's mean ELBO exceeds the one before it, two standard errors added, by less than tolerance."""
@@ -191,10 +205,10 @@ class _Run:
         return bool((last.mean(0) - before.mean(0) + 2 * noise < self.settings.tolerance).all())
 
     def diverged(self, term: str) -> Diverged:
-        self.generators.load_state_dict(self.good)
+        self.family.load_state_dict(self.good)
         return Diverged(self.step, term, self.posterior())
 
-    def posterior(self) -> Posterior:
+    def posterior(self) -> FlowPosterior:
         provenance = {
             "solver": "variational",
             "settings": asdict(self.settings),
@@ -202,31 +216,37 @@ class _Run:
             "steps": self.step,
         }
         trace = {"step": list(range(1, self.step + 1)), "elbo": self.trace}
-        generators = self.generators.requires_grad_(False).eval()
-        return Posterior(self.problem, generators, trace, provenance)
+        return FlowPosterior(self.problem, self.family, trace, provenance)
 
     # -- checkpoints ---------------------------------------------------------------------------------
 
     def _identity(self) -> dict[str, Any]:
-        return {"settings": asdict(self.settings), "problem": self.problem.fingerprint()}
+        return {"settings": asdict(self.settings), "problem": self.problem.fingerprint(), "start": self.started_from}
 
     def save(self, folder: Path) -> None:
         state = {"step": self.step, "seconds": self.seconds, "cooldown_from": self.cooldown_from, "total": self.total}
         config = {"format": CHECKPOINT, **self._identity(), "state": state, "trace": self.trace}
-        write_bundle(folder, config, pack("pregenerator", self.generators, self.optimizer), overwrite=True)
+        write_bundle(folder, config, pack("family", self.family, self.optimizer), overwrite=True)
 
     def load(self, folder: Path) -> None:
         config, tensors = read_bundle(folder, CHECKPOINT)
-        if {k: config.get(k) for k in ("settings", "problem")} != self._identity():
+        if {k: config.get(k) for k in self._identity()} != self._identity():
             raise ValueError(f"{folder} is a checkpoint of another problem or of other settings; use another folder")
-        unpack("pregenerator", tensors, self.generators, self.optimizer)
+        unpack("family", tensors, self.family, self.optimizer)
         for name, value in config["state"].items():
             setattr(self, name, value)
         self.trace = config["trace"]
         self.good = self._snapshot()
 
 
-def _shadow(module: nn.Module) -> nn.Module:
+def _digest(family: Family) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(family.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _shadow(module: Family) -> Family:
     """A copy that shares the module's weights, and follows their updates, but passes them no gradient."""
     twin = copy.deepcopy(module).requires_grad_(False)
     for mine, theirs in zip(twin.parameters(), module.parameters(), strict=True):
@@ -235,13 +255,14 @@ def _shadow(module: nn.Module) -> nn.Module:
 
 
 class VariationalSolver:
-    r"""Fits q(z), a pre-generator fhat in front of the frozen prior f, so that f o fhat samples the posterior.
+    r"""Fits q(z), a pre-generator fhat in front of the frozen prior f, so that f o fhat samples the posterior (SVI).
 
     .. math:: \mathrm{ELBO} = E_{\epsilon\sim N(0,I)}[\log p(y|f(z)) + \log N(z;0,I) - \log q(z)],\quad z = \hat f(\epsilon)
 
     is maximised: the negative of eq. 4 of Whang, Lindgren and Dimakis (Composing Normalizing Flows for
     Inverse Problems), with the likelihood's normaliser kept so that the ELBO bounds log p(y) from below;
     log p(y) - ELBO is KL(q || posterior). f's log-determinant cancels. fhat starts at the identity, where q is the prior.
+    In space ``ambient`` the flow fitted is over u and log N(z; 0, I) becomes log p(u) (Ambient VI, section 5 there).
 
     >>> posterior = VariationalSolver("fast").solve(problem)                     # doctest: +SKIP
     """
@@ -259,13 +280,16 @@ class VariationalSolver:
         checkpoint: str | Path | None = None,
         report: Callable[[SolverProgress], None] | None = None,
         every: float = 20.0,
-    ) -> Posterior:
-        """The posterior of every observation of the problem; the problem is left as it was.
+        start: Family | None = None,
+    ) -> FlowPosterior:
+        """The posterior of every observation of the problem; problem and ``start`` are left as they were.
 
-        With ``checkpoint`` (a folder) the fit is saved there every ``every`` seconds and when interrupted, and goes on from
-        there if the folder holds a fit of the same problem and settings. Raises ``Diverged`` where a term is no longer finite.
+        ``start`` is a family to go on from in place of a new one, such as ``Amortizer.start(problem)`` gives. With
+        ``checkpoint`` (a folder) the fit is saved there every ``every`` seconds and when interrupted, and goes on from
+        there if the folder holds a fit of the same problem and settings. Raises ``Diverged`` where a term is no longer
+        finite.
         """
-        run = _Run(problem, self.settings)
+        run = _Run(problem, self.settings, start)
         folder = Path(checkpoint) if checkpoint is not None else None
         if folder is not None and (folder / "config.json").exists():
             run.load(folder)
@@ -277,7 +301,7 @@ class VariationalSolver:
 
         def show() -> None:
             if report is not None:
-                report(SolverProgress(run.step, run.total, sum(run.trace[-1]) / problem.batch, run.seconds))
+                report(SolverProgress(run.step, run.total, sum(run.trace[-1]) / problem.batch, run.seconds, "ELBO"))
 
         save = partial(run.save, folder) if folder is not None else None
         keep_stepping(lambda: run.step < run.total, step, show, save, every)

@@ -1,0 +1,138 @@
+"""The variational family: q(x | y) for B observations as a map from noise and the space that it ends in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..flows.bijection import Chain
+from ..flows.flow import Flow, standard_normal_log_prob
+from ..store import BundleError
+from . import spaces
+from .conditional import Conditional, ConditionalConfig, Conditioned
+from .maps import Generators, Shared
+from .pregenerator import PreGeneratorConfig, build_pregenerator
+
+
+class Draw(NamedTuple):
+    """Draws x (m, B, *shape), the inner points they come from, and, each (m, B), log q there and log|det dx/d inner|."""
+
+    x: Tensor
+    inner: Tensor
+    log_q: Tensor
+    log_det: Tensor
+
+
+class Family(nn.Module):
+    r"""q(x | y): noise goes through ``map`` into ``space``, the prior's latent z or u, and from there to x.
+
+    .. math:: \log q(x|y) = \log N(\epsilon; 0, I) - \log|\det \partial i/\partial\epsilon| - \log|\det \partial x/\partial i|
+
+    The parts make the papers' families: *composed* (a pre-generator per observation, latent), *amortized* (one conditional
+    pre-generator, latent), *semi-amortized* (a copy of that per observation), *ambient* (a flow per observation, u).
+    ``description`` is what it is rebuilt from.
+    """
+
+    def __init__(self, map: Generators | Shared, space: spaces.Space, description: dict[str, Any]):
+        super().__init__()
+        self.map, self.space, self.description = map, space, description
+
+    @property
+    def batch(self) -> int:
+        return self.map.batch
+
+    def inner(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise (m, B, *shape) to the inner point and its log q, (m, B)."""
+        inner, log_det = self.map.push(noise)
+        return inner, standard_normal_log_prob(noise.flatten(0, 1)).view(noise.shape[:2]) - log_det
+
+    def log_q(self, inner: Tensor) -> Tensor:
+        """log q of inner points (m, B, *shape), (m, B), through the map's inverse."""
+        noise, log_det = self.map.pull(inner)
+        return standard_normal_log_prob(noise.flatten(0, 1)).view(inner.shape[:2]) + log_det
+
+    def log_prior(self, inner: Tensor, prior: Flow) -> Tensor:
+        """log p of inner points, (m, B)."""
+        return spaces.log_prior(self.space, inner.flatten(0, 1), prior).view(inner.shape[:2])
+
+    def to_x(self, inner: Tensor, prior: Flow) -> tuple[Tensor, Tensor]:
+        """x at inner points, and log|det dx/d inner|, (m, B)."""
+        x, log_det = spaces.to_x(self.space, inner.flatten(0, 1), prior)
+        return x.unflatten(0, inner.shape[:2]), log_det.view(inner.shape[:2])
+
+    def draw(self, noise: Tensor, prior: Flow) -> Draw:
+        """Noise (m, B, *shape) to draws with their densities."""
+        inner, log_q = self.inner(noise)
+        x, log_det = self.to_x(inner, prior)
+        return Draw(x, inner, log_q, log_det)
+
+    def log_prob(self, x: Tensor, prior: Flow) -> Tensor:
+        """log q(x | y) of x (m, B, *shape), (m, B)."""
+        inner, outer = spaces.from_x(self.space, x.flatten(0, 1), prior)
+        return self.log_q(inner.unflatten(0, x.shape[:2])) + outer.view(x.shape[:2])
+
+
+def composed(shape: tuple[int, ...], batch: int, config: PreGeneratorConfig, space: spaces.Space = "latent") -> Family:
+    """A pre-generator for each of ``batch`` observations, seeded apart; in space ``ambient`` a flow over u for each."""
+    description = {"kind": "composed", "space": space, "pregenerator": asdict(config)}
+    bijections = []
+    for b in range(batch):
+        seeded = PreGeneratorConfig(**{**asdict(config), "seed": config.seed + b})
+        bijections.append(build_pregenerator(shape, seeded))
+    return Family(Generators(bijections), space, description)
+
+
+def amortized(conditional: Conditional, context: Tensor) -> Family:
+    """One conditional pre-generator for all the observations that ``context`` (B, ...) tells of."""
+    description = {"kind": "amortized", "space": "latent", "conditional": asdict(conditional.config)}
+    return Family(Shared(conditional, context), "latent", description)
+
+
+def semi_amortized(conditional: Conditional, context: Tensor, noise_side: PreGeneratorConfig | None = None) -> Family:
+    """A start from the amortized family, for each observation on its own.
+
+    A copy of the conditional pre-generator to be fine-tuned; with ``noise_side``, the conditional itself, frozen, after a
+    pre-generator that starts as the identity.
+    """
+    description: dict[str, Any] = {"kind": "semi-amortized", "space": "latent", "conditional": asdict(conditional.config)}
+    description["noise_side"] = None if noise_side is None else asdict(noise_side)
+    bijections = []
+    for b in range(len(context)):
+        copy = Conditional(conditional.config).to(context.dtype)
+        copy.load_state_dict(conditional.state_dict())
+        start = Conditioned(copy, context[b : b + 1].clone())
+        if noise_side is None:
+            bijections.append(start)
+        else:
+            start.requires_grad_(False)
+            seeded = PreGeneratorConfig(**{**asdict(noise_side), "seed": noise_side.seed + b})
+            inner = build_pregenerator(conditional.config.shape, seeded).to(context.dtype)
+            bijections.append(Chain([start, inner]))  # type: ignore[arg-type]
+    return Family(Generators(bijections), "latent", description)
+
+
+def family_from_description(
+    description: dict[str, Any], shape: tuple[int, ...], batch: int, dtype: torch.dtype
+) -> Family:
+    """A family of the kind described, its weights still to be loaded."""
+    try:
+        kind, space = description["kind"], description["space"]
+        if kind == "composed":
+            family = composed(shape, batch, PreGeneratorConfig(**description["pregenerator"]), space)
+        elif kind in ("amortized", "semi-amortized"):
+            settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description["conditional"].items()}
+            config = ConditionalConfig(**settings)
+            conditional, context = Conditional(config), torch.zeros(batch, *config.context)
+            if kind == "amortized":
+                family = amortized(conditional, context)
+            else:
+                side = description["noise_side"]
+                family = semi_amortized(conditional, context, PreGeneratorConfig(**side) if side else None)
+        else:
+            raise BundleError(f"unknown family {kind!r}: expected composed, amortized or semi-amortized")
+    except KeyError as error:
+        raise BundleError(f"the family's description misses {error}") from None
+    return family.to(dtype)

@@ -1,0 +1,59 @@
+"""Maps from noise for B observations at once: a bijection for each, or one that is shared and told the observation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ..flows.bijection import Bijection
+
+Pushed = tuple[Tensor, Tensor]
+
+
+class Generators(nn.Module):
+    """One bijection per observation."""
+
+    def __init__(self, bijections: Iterable[Bijection]):
+        super().__init__()
+        self.bijections = nn.ModuleList(bijections)
+        self.batch = len(self.bijections)
+
+    def push(self, noise: Tensor) -> Pushed:
+        """Noise (m, B, *shape) to the inner space, with log|det d inner/d noise|, (m, B)."""
+        return _each([bijection.decode(noise[:, b]) for b, bijection in enumerate(self.bijections)])  # type: ignore[operator]
+
+    def pull(self, inner: Tensor) -> Pushed:
+        """The inverse of ``push``, with log|det d noise/d inner|."""
+        return _each([bijection.encode(inner[:, b]) for b, bijection in enumerate(self.bijections)])  # type: ignore[operator]
+
+
+def _each(pairs: list[Pushed]) -> Pushed:
+    values, log_dets = zip(*pairs, strict=True)
+    return torch.stack(values, 1), torch.stack(log_dets, 1)
+
+
+class Shared(nn.Module):
+    """One conditional bijection for all observations, which it is told through ``context``, (B, ...)."""
+
+    context: Tensor
+
+    def __init__(self, bijection: Bijection, context: Tensor):
+        super().__init__()
+        self.bijection = bijection
+        self.register_buffer("context", context)
+        self.batch = len(context)
+
+    def push(self, noise: Tensor) -> Pushed:
+        """Noise (m, B, *shape) to the inner space, with log|det d inner/d noise|, (m, B)."""
+        value, log_det = self.bijection.decode(noise.flatten(0, 1), self._repeated(len(noise)))
+        return value.unflatten(0, noise.shape[:2]), log_det.view(noise.shape[:2])
+
+    def pull(self, inner: Tensor) -> Pushed:
+        """The inverse of ``push``, with log|det d noise/d inner|."""
+        value, log_det = self.bijection.encode(inner.flatten(0, 1), self._repeated(len(inner)))
+        return value.unflatten(0, inner.shape[:2]), log_det.view(inner.shape[:2])
+
+    def _repeated(self, draws: int) -> Tensor:
+        return self.context.expand(draws, *self.context.shape).flatten(0, 1)

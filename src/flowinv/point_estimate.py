@@ -1,0 +1,149 @@
+"""A point estimate: what an optimiser returns, one image for each observation."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import __version__
+from .checkpoint import fit_or_refuse
+from .flows.flow import Flow, standard_normal_log_prob
+from .operators import Operator
+from .problem import InverseProblem
+from .problem_store import pack_problem, unpack_problem
+from .store import BundleError, read_bundle, write_bundle
+
+FORMAT = "flowinv-point-estimate"
+_VALUES = ("z", "objective", "misfit", "restarts", "trace")
+
+
+class PointEstimate:
+    r"""One x = f(z) for each observation: the best that an optimiser found, with no uncertainty.
+
+    ``z`` (B, \*shape); ``objective`` (B,) what was minimised there, in full precision, ``misfit`` (B,) its data term (the
+    rest is the penalty); ``restarts`` (R, B) the objective at which every restart ended, of which the lowest was kept: a
+    wide spread tells of local minima. ``trace["objective"]`` holds, for each step, (B,) values of the restart kept.
+    ``log_prior`` (B,) is log p(x) in nats: compare it with that of the prior's own draws.
+
+    The number says how well the optimiser did, not how far x is from the truth. For error bars, ask a posterior.
+    """
+
+    def __init__(
+        self,
+        problem: InverseProblem,
+        z: Tensor,
+        objective: Tensor,
+        trace: dict[str, Any],
+        provenance: dict[str, Any],
+        *,
+        misfit: Tensor,
+        restarts: Tensor,
+    ):
+        if z.shape != (problem.batch, *problem.shape):
+            wanted = ", ".join(map(str, (problem.batch, *problem.shape)))
+            raise ValueError(f"z must have shape ({wanted}), got {tuple(z.shape)}")
+        self.problem, self.z, self.objective, self.misfit, self.restarts = problem, z, objective, misfit, restarts
+        self.trace = trace
+        self.provenance: dict[str, Any] = {
+            "flowinv": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "prior": problem.prior_fingerprint,
+            **provenance,
+        }
+
+    @property
+    def prior(self) -> Flow:
+        return self.problem.prior
+
+    @property
+    def batch(self) -> int:
+        return self.problem.batch
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.problem.shape
+
+    @cached_property
+    def _decoded(self) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return self.prior.decode(self.z)
+
+    @property
+    def x(self) -> Tensor:
+        r"""The estimate f(z), (B, \*shape), in the prior's units."""
+        return self._decoded[0]
+
+    @property
+    def log_prior(self) -> Tensor:
+        """log p(x) = log N(z; 0, I) - log|det df/dz|, (B,), in nats."""
+        return standard_normal_log_prob(self.z) - self._decoded[1]
+
+    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
+        """Write problem, latents, objective, trace and provenance as config.json + model.safetensors."""
+        packed, tensors = pack_problem(self.problem)
+        trace = torch.tensor(self.trace["objective"], dtype=torch.float64).reshape(-1, self.batch)
+        values = dict(zip(_VALUES, (self.z, self.objective, self.misfit, self.restarts, trace), strict=True))
+        config = {"format": FORMAT, "problem": packed, "steps": self.trace["step"], "provenance": self.provenance}
+        return write_bundle(folder, config, {**tensors, **{f"estimate.{k}": v for k, v in values.items()}}, overwrite)
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, operator: Operator | Callable[[Tensor], Tensor] | None = None, likelihood: Any = None
+    ) -> PointEstimate:
+        """Read what ``save`` wrote. An operator or likelihood that was Python code must be given again."""
+        config, tensors = read_bundle(folder, FORMAT)
+        try:
+            problem = unpack_problem(config["problem"], tensors, folder, operator, likelihood)
+            values = {name: tensors[f"estimate.{name}"] for name in _VALUES}
+            like, (batch, shape) = problem.y, (problem.batch, problem.shape)
+            expected = {
+                "z": like.new_empty(batch, *shape),
+                "objective": like.new_empty(batch),
+                "misfit": like.new_empty(batch),
+                "restarts": like.new_empty(len(values["restarts"]), batch),
+                "trace": torch.empty(len(config["steps"]), batch, dtype=torch.float64),
+            }
+            fit_or_refuse(values, expected, f"{folder}: the estimate's values")
+            trace = {"step": config["steps"], "objective": values["trace"].tolist()}
+            estimate = cls(
+                problem,
+                values["z"],
+                values["objective"],
+                trace,
+                config["provenance"],
+                misfit=values["misfit"],
+                restarts=values["restarts"],
+            )
+        except KeyError as error:
+            raise BundleError(f"{folder} is not a whole point estimate: it misses {error}") from None
+        except (TypeError, AttributeError, IndexError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise BundleError(f"{folder} is not a whole point estimate: {reason}") from None
+        return estimate
+
+    def __repr__(self) -> str:
+        count = f"{self.batch} observation{'s' if self.batch > 1 else ''}"
+        lines = [
+            f"PointEstimate of {count}, x of shape {self.shape}: a point for each, with no uncertainty",
+            f"  measured   {self.problem.operator!r}, {self.problem.likelihood!r}",
+            f"  prior      {sum(p.numel() for p in self.prior.parameters())} weights, sha256 {self.problem.prior_fingerprint[:12]}",
+            f"  minimised  {self.provenance.get('minimised', 'an objective')}, best of {len(self.restarts)}"
+            f" start{'s' if len(self.restarts) > 1 else ''}, {self.provenance.get('steps')} steps"
+            f" in {self.provenance.get('seconds', math.nan):.1f} s",
+            f"  objective  {_few(self.objective)}, of which misfit {_few(self.misfit)}",
+            f"  log p(x)   {_few(self.log_prior)} nats",
+            "  ask        .x  .z  .misfit  .log_prior  .restarts  .save(folder); for error bars, a posterior",
+        ]
+        return "\n".join(lines)
+
+
+def _few(values: Tensor) -> str:
+    return ", ".join(f"{v:.4g}" for v in values[:3].tolist()) + (" ..." if len(values) > 3 else "")

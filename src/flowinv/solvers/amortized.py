@@ -1,0 +1,337 @@
+"""Amortised inference: one conditional pre-generator trained over simulated observations, zero-shot for a new one."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from ..checkpoint import fit_or_refuse, pack, unpack
+from ..families import Conditional, ConditionalConfig, Family, PreGeneratorConfig, context_of
+from ..families.family import amortized, semi_amortized
+from ..flow_posterior import FlowPosterior
+from ..flows.flow import Flow
+from ..interrupts import keep_stepping
+from ..problem import InverseProblem
+from ..problem_store import under
+from ..randomness import keyed_generator
+from ..store import BundleError, read_bundle, write_bundle, write_text
+from ..tasks import Task, task_from_spec
+from .progress import Diverged, SolverProgress
+
+FORMAT, CHECKPOINT = "flowinv-amortizer", "flowinv-amortized-training"
+
+
+@dataclass(frozen=True)
+class AmortizedSettings:
+    """How the conditional pre-generator is trained.
+
+    Each of ``steps`` Adam steps simulates ``observations`` new ones, x from the prior and y from the task (with its noise
+    where ``noise``), and takes ``draws`` draws for each. The learning rate warms up over ``warmup`` steps and falls by a
+    cosine to zero; gradients are clipped at norm ``clip``; the weights kept are a running average with decay ``average``.
+    The conditional pre-generator has ``couplings`` of ``hidden`` channels, told of y by an encoder with ``features``
+    channels and ``blocks`` residual blocks; ``bf16`` runs the prior's networks in bfloat16 while training.
+    """
+
+    steps: int = 4000
+    observations: int = 16
+    draws: int = 4
+    learning_rate: float = 2e-3
+    warmup: int = 100
+    clip: float = 50.0
+    average: float = 0.995
+    noise: bool = True
+    bf16: bool = True
+    couplings: int = 10
+    hidden: int = 64
+    features: int = 64
+    blocks: int = 3
+    squeezes: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "observations", "draws", "learning_rate", "clip", "couplings", "hidden", "features"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"amortizer setting {name} must be positive, got {getattr(self, name)!r}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"amortizer setting average must lie in [0, 1), got {self.average!r}")
+
+
+AMORTIZED_PRESETS: dict[str, AmortizedSettings] = {
+    "fast": AmortizedSettings(steps=600, couplings=8, hidden=48, features=32, blocks=2),
+    "thorough": AmortizedSettings(),
+}
+
+
+class Amortizer:
+    r"""q(z | y) for any y of one task under one prior: posteriors without a fit.
+
+    .. math:: \min_\phi E_y E_{q_\phi(z|y)}[\log q_\phi(z|y) - \log p_z(z) - \log p(y|f(z))]
+
+    over simulated y: the variational objective, averaged (Whang, Lindgren and Dimakis, AVI). ``posterior(problem)`` is
+    zero-shot; ``start(problem)`` is where ``VariationalSolver.solve(problem, start=...)`` goes on from: semi-amortised.
+    """
+
+    def __init__(self, conditional: Conditional, task: Task, prior_sha256: str, provenance: dict[str, Any]):
+        self.conditional = conditional.requires_grad_(False).eval()
+        self.task, self.prior_sha256, self.provenance = task, prior_sha256, provenance
+
+    def refuses(self, problem: InverseProblem) -> str | None:
+        """Why it cannot answer a problem, or None where it can: it knows one prior, one operator, one noise."""
+        if problem.prior_fingerprint != self.prior_sha256:
+            return "it was trained under another prior"
+        mine, theirs = self.task.operator.on(problem.shape), problem.operator
+        if mine.spec is None or mine.spec != theirs.spec or not _same(mine.tensors(), theirs.tensors()):
+            return f"it was trained for {mine!r}, this is {theirs!r}"
+        if self.task.likelihood.spec != problem.likelihood.spec:
+            return f"it was trained for {self.task.likelihood!r}, this is {problem.likelihood!r}"
+        return None
+
+    def _context(self, problem: InverseProblem) -> Tensor:
+        if (reason := self.refuses(problem)) is not None:
+            raise ValueError(f"the amortizer does not fit the problem: {reason}")
+        return context_of(problem)
+
+    def posterior(self, problem: InverseProblem) -> FlowPosterior:
+        """The posterior of every observation at once, with no fitting; its ``elbo`` is measured when asked for."""
+        family = amortized(self.conditional, self._context(problem))
+        provenance = {"solver": "amortized", "steps": 0, "seconds": 0.0, "amortizer": self.provenance}
+        return FlowPosterior(problem, family, {"step": [], "elbo": []}, provenance)
+
+    def start(self, problem: InverseProblem, noise_side: PreGeneratorConfig | None = None) -> Family:
+        """A family that begins as ``posterior`` and may be fitted: a copy per observation, or a map on its noise side."""
+        context = self._context(problem)
+        with torch.enable_grad():
+            copy = Conditional(self.conditional.config).to(context.dtype)
+            copy.load_state_dict(self.conditional.state_dict())
+            return semi_amortized(copy, context, noise_side)
+
+    def card(self, prior: str, command: str) -> str:
+        """Markdown: what it is, what it was trained for, the command, the limits."""
+        weights = sum(p.numel() for p in self.conditional.parameters())
+        spec, settings = self.task.spec, self.provenance["settings"]
+        return f"""# An amortizer for {spec["task"]} under the prior {prior}
+
+Zero-shot posteriors: q(z | y), trained over simulated observations of one task under one prior, made by flowinv {__version__}.
+Use it with `flowinv solve {prior} --task {spec["task"]} --solver avi`, or `--solver semi-amortized` to fit on from it.
+
+- **Task**: `{spec["task"]}`, options {spec["options"]}, {self.task.likelihood!r}, and no other.
+- **Map**: {weights} weights, {settings["couplings"]} couplings of {settings["hidden"]} channels.
+- **Made by**: `{command}`
+- **Settings**: {self.provenance["steps"]} steps of {settings["observations"]} simulated observations with {settings["draws"]} draws
+  each, Adam at {settings["learning_rate"]:g} with cosine decay, weights averaged (decay {settings["average"]:g}), seed
+  {settings["seed"]}.
+- **Cost**: {self.provenance["seconds"] / 60:.0f} minutes on {torch.get_num_threads()} thread(s) of a {platform.machine()} CPU,
+  torch {torch.__version__}.
+
+Its posteriors fit the prior's own images best; on others, ask for the ELBO, and fit on from it where that is poor.
+"""
+
+    def save(self, folder: str | Path, card: str | None = None, overwrite: bool = False) -> Path:
+        """Write weights, task and provenance as config.json + model.safetensors (+ README.md)."""
+        if self.task.spec.get("likelihood") is None:
+            raise ValueError("an amortizer whose operator or likelihood is Python code cannot be saved")
+        config = {
+            "format": FORMAT,
+            "conditional": asdict(self.conditional.config),
+            "task": self.task.spec,
+            "prior_sha256": self.prior_sha256,
+            "provenance": self.provenance,
+        }
+        tensors = {f"conditional.{k}": v for k, v in self.conditional.state_dict().items()}
+        tensors |= {f"task.{k}": v for k, v in self.task.tensors().items()}
+        path = write_bundle(folder, config, tensors, overwrite)
+        if card is not None:
+            write_text(path / "README.md", card)
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Amortizer:
+        """Read what ``save`` wrote."""
+        config, tensors = read_bundle(folder, FORMAT)
+        try:
+            settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["conditional"].items()}
+            conditional = Conditional(ConditionalConfig(**settings))
+            fit_or_refuse(under("conditional", tensors), conditional.state_dict(), f"{folder}: the amortizer's weights")
+            conditional.load_state_dict(under("conditional", tensors))
+            task = task_from_spec(config["task"], conditional.config.shape, under("task", tensors))
+            return cls(conditional, task, config["prior_sha256"], config["provenance"])
+        except KeyError as error:
+            raise BundleError(f"{folder} is not a whole amortizer: it misses {error}") from None
+        except (TypeError, AttributeError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise BundleError(f"{folder} is not a whole amortizer: {reason}") from None
+
+
+def shipped_amortizers() -> dict[str, Path]:
+    """The amortizers that come with the package: name and folder."""
+    here = Path(str(files("flowinv"))) / "amortizers"
+    return {p.parent.name: p.parent for p in sorted(here.glob("*/config.json"))}
+
+
+def find_amortizer(problem: InverseProblem) -> Amortizer | None:
+    """The shipped amortizer that was trained for a problem's prior, operator and noise, if there is one."""
+    for folder in shipped_amortizers().values():
+        config, _ = read_bundle(folder, FORMAT)
+        if config.get("prior_sha256") == problem.prior_fingerprint:
+            found = Amortizer.load(folder)
+            if found.refuses(problem) is None:
+                return found
+    return None
+
+
+def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(a[k].shape == b[k].shape and bool((a[k] == b[k].to(a[k])).all()) for k in a)
+
+
+class AmortizedTrainer:
+    """Trains an amortizer for one prior and task; deterministic, resumable, quiet.
+
+    Every random number is a function of (seed, step), so that a run that was interrupted ends as an unbroken one does.
+    """
+
+    def __init__(self, prior: Flow, task: Task, settings: AmortizedSettings | str = "thorough"):
+        if isinstance(settings, str):
+            if settings not in AMORTIZED_PRESETS:
+                raise ValueError(f"unknown preset {settings!r}: expected one of {', '.join(AMORTIZED_PRESETS)}")
+            settings = AMORTIZED_PRESETS[settings]
+        observed = task.operator.observed
+        if observed is not None and observed.dim() > len(prior.shape) and len(observed) > 1:
+            raise ValueError(
+                f"the operator has a mask for each of {len(observed)} observations; an amortizer is trained for one that "
+                "all observations share"
+            )
+        self.settings, self.task = settings, task
+        self.prior = prior.frozen()
+        self.inner = prior.frozen(bf16=True) if settings.bf16 else self.prior
+        self.given, self.prior_sha256 = prior, prior.fingerprint()
+        context = tuple(context_of(self._simulated(0)).shape[1:])
+        config = ConditionalConfig(
+            prior.shape,
+            context,
+            settings.couplings,
+            settings.hidden,
+            settings.features,
+            settings.blocks,
+            settings.squeezes if len(prior.shape) == 3 else 0,
+            settings.seed,
+        )
+        self.conditional = Conditional(config)
+        self.average = {k: v.detach().clone() for k, v in self.conditional.named_parameters()}
+        self.optimizer = torch.optim.Adam(self.conditional.parameters(), lr=settings.learning_rate)
+        self.step, self.seconds = 0, 0.0
+        self.trace: list[float] = []
+
+    def _simulated(self, step: int) -> InverseProblem:
+        """The problem of new images' observations."""
+        s = self.settings
+        generator = keyed_generator(s.seed, 11, step)
+        z = self.prior.noise((s.observations,), generator)
+        with torch.no_grad():
+            x = self.inner.decode(z)[0].float()
+        y = self.task.observe(x.clamp(*self.prior.support), generator, noise=s.noise)
+        problem = getattr(self, "_problem", None)
+        if problem is None:
+            problem = self._problem = InverseProblem(self.prior, self.task.operator, self.task.likelihood, y)
+        else:  # the same problem at another y: what its construction checks was checked once
+            problem.y = y if problem.observed is None else torch.where(problem.observed, y, y.new_zeros(()))
+        return problem
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then half a cosine down to zero."""
+        s = self.settings
+        warm = min(1.0, (self.step + 1) / max(1, s.warmup))
+        return s.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * self.step / s.steps))
+
+    def loss(self) -> Tensor:
+        """Minus the ELBO, averaged over the step's observations and draws, nats."""
+        s = self.settings
+        problem = self._simulated(self.step)
+        family = amortized(self.conditional, context_of(problem))
+        noise = torch.randn(
+            s.draws, s.observations, *self.prior.shape, generator=keyed_generator(s.seed, 12, self.step)
+        )
+        inner, log_q = family.inner(noise)
+        x, _ = family.to_x(inner, self.inner)
+        return (log_q - family.log_prior(inner, self.prior) - problem.log_likelihood(x)).mean()
+
+    def _one_step(self) -> float:
+        loss = self.loss()
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.conditional.parameters(), self.settings.clip)
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            raise Diverged(self.step, "the loss" if not math.isfinite(loss.item()) else "the gradient", self.result())
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self.optimizer.step()
+        decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, parameter in self.conditional.named_parameters():
+                self.average[name].lerp_(parameter, 1 - decay)
+        self.step += 1
+        return float(loss.item())
+
+    def run(
+        self,
+        folder: Path | None = None,
+        report: Callable[[SolverProgress], None] | None = None,
+        every: float = 60.0,
+        until: int | None = None,
+    ) -> Amortizer:
+        """Train to the end, or to step ``until``, saving to ``folder`` every ``every`` seconds and when interrupted."""
+        last = self.settings.steps if until is None else min(until, self.settings.steps)
+        started, before = time.monotonic(), self.seconds
+
+        def step() -> None:
+            self.trace.append(-self._one_step())
+            self.seconds = before + time.monotonic() - started
+
+        def show() -> None:
+            if report is not None:
+                report(SolverProgress(self.step, self.settings.steps, self.trace[-1], self.seconds, "ELBO"))
+
+        save = partial(self.save, folder) if folder is not None else None
+        keep_stepping(lambda: self.step < last, step, show, save, every)
+        return self.result()
+
+    def result(self) -> Amortizer:
+        """The amortizer with averaged weights."""
+        conditional = Conditional(self.conditional.config)
+        conditional.load_state_dict({**self.conditional.state_dict(), **self.average})
+        provenance = {"settings": asdict(self.settings), "steps": self.step, "seconds": round(self.seconds, 1)}
+        return Amortizer(conditional, self.task, self.prior_sha256, provenance)
+
+    # -- checkpoints ---------------------------------------------------------------------------------
+
+    def _identity(self) -> dict[str, Any]:
+        return {"settings": asdict(self.settings), "prior": self.prior_sha256, "task": self.task.spec}
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint, replacing the one before."""
+        state = {"step": self.step, "seconds": self.seconds, "trace": self.trace}
+        tensors = {f"average.{k}": v for k, v in self.average.items()}
+        tensors |= pack("conditional", self.conditional, self.optimizer)
+        write_bundle(folder, {"format": CHECKPOINT, **self._identity(), "state": state}, tensors, overwrite=True)
+
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint of the same prior, task and settings; anything else is refused."""
+        config, tensors = read_bundle(folder, CHECKPOINT)
+        if any(config.get(k) != v for k, v in self._identity().items()):
+            raise ValueError(f"{folder} is a checkpoint of another prior, task or settings; use another folder")
+        average = under("average", tensors)
+        fit_or_refuse(average, self.average, f"{folder}: the averaged weights")
+        unpack("conditional", tensors, self.conditional, self.optimizer)
+        self.average = average
+        for name, value in config["state"].items():
+            setattr(self, name, value)

@@ -1,0 +1,197 @@
+"""Every solver by name: what it gives, what it costs, when to use it, and how it is run with its presets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ..point_estimate import PointEstimate
+from ..posterior import Posterior
+from ..problem import InverseProblem
+from ..tasks import Task
+from .amortized import AMORTIZED_PRESETS, AmortizedTrainer, Amortizer, find_amortizer
+from .optimization import OPTIMIZATION_PRESETS, PointSolver
+from .progress import SolverProgress
+from .sampling import SAMPLING_PRESETS, Sampler
+from .variational import PRESETS, VariationalSolver
+
+Report = Callable[[SolverProgress], None]
+Result = Posterior | PointEstimate
+Engine = Literal["variational", "amortized", "sampling", "optimization"]
+
+
+@dataclass(frozen=True)
+class SolverInfo:
+    """A solver's entry: the engine, its presets (the first is the default), and a line each on use."""
+
+    engine: Engine
+    presets: tuple[str, ...]
+    gives: str
+    costs: str
+    when: str
+
+
+_POSTERIOR, _CHAINS, _POINT = "posterior with density and ELBO", "draws of Markov chains", "one point, no uncertainty"
+
+SOLVERS: dict[str, SolverInfo] = {
+    "svi": SolverInfo(
+        "variational",
+        ("fast", "thorough", "gaussian", "paper-mnist", "paper-cifar10", "paper-celebahq"),
+        _POSTERIOR,
+        "5,000 prior passes with gradient for each observation, then one per draw",
+        "by default: the composed flow, the best picture of the posterior for its cost",
+    ),
+    "avi": SolverInfo(
+        "amortized",
+        ("thorough", "fast"),
+        _POSTERIOR,
+        "one training for each prior, task and noise; then one pass per draw, no fit",
+        "when many measurements of one task come: instant, somewhat less exact",
+    ),
+    "semi-amortized": SolverInfo(
+        "variational",
+        ("semi-amortized",),
+        _POSTERIOR,
+        "as avi, and 50 steps of fitting for each observation",
+        "when an amortizer is at hand and its answer is not sharp enough",
+    ),
+    "ambient": SolverInfo(
+        "variational",
+        ("ambient",),
+        _POSTERIOR,
+        "as svi, with the prior's density and its gradient in every pass: about twice",
+        "as a baseline: a flow over pixels has to learn again what the prior knows",
+    ),
+    "lmc": SolverInfo(
+        "sampling",
+        ("lmc", "paper-lmc-cifar10", "paper-lmc"),
+        _CHAINS,
+        "a chain of 1,000 prior passes with gradient for every draw",
+        "as a baseline: Langevin without correction, biased by its step size",
+    ),
+    "mala": SolverInfo(
+        "sampling",
+        ("mala",),
+        _CHAINS,
+        "thousands of prior passes with gradient for each chain; R-hat and ESS tell whether enough",
+        "for exact draws where the posterior is easy; hmc mixes faster",
+    ),
+    "hmc": SolverInfo(
+        "sampling",
+        ("hmc",),
+        _CHAINS,
+        "steps times leapfrogs prior passes with gradient for each chain",
+        "for exact draws in the latent, checked by R-hat; slow on sharp posteriors",
+    ),
+    "hmc-noise": SolverInfo(
+        "sampling",
+        ("hmc-noise",),
+        _CHAINS,
+        "an svi fit, then hmc over its noise: five to ten times the ESS per gradient of hmc",
+        "for exact draws at the least cost: corrects what svi got wrong",
+    ),
+    "pl-mcmc": SolverInfo(
+        "sampling",
+        ("pl-mcmc", "paper-pl-mcmc", "paper-pl-mcmc-long"),
+        _CHAINS,
+        "two prior passes per step, without gradients",
+        "for masks alone, observed without noise; mixes slowly beyond some dozen pixels",
+    ),
+    "csgm": SolverInfo(
+        "optimization",
+        ("csgm-fast", "csgm"),
+        _POINT,
+        "three restarts of 333 prior passes with gradient",
+        "as a baseline: the latent of least misfit and norm (Bora et al.)",
+    ),
+    "ivom": SolverInfo(
+        "optimization",
+        ("ivom-fast", "ivom"),
+        _POINT,
+        "1,000 prior passes with gradient",
+        "as a baseline: the least misfit over the latent, no penalty (Asim et al.; IvOM)",
+    ),
+}
+
+
+def solver_info(name: str) -> SolverInfo:
+    """The entry of a solver; an unknown name is refused with the known ones."""
+    if name not in SOLVERS:
+        raise ValueError(f"unknown solver {name!r}: expected one of {', '.join(SOLVERS)}")
+    return SOLVERS[name]
+
+
+def settings_for(name: str, preset: str | None = None, **changes: Any) -> Any:
+    """A preset's settings with changes (steps, seed, bf16, chains ...); what a solver has no setting for is refused."""
+    info = solver_info(name)
+    preset = preset or info.presets[0]
+    if preset not in info.presets:
+        raise ValueError(f"{name} has no preset {preset!r}: expected one of {', '.join(info.presets)}")
+    presets: dict[str, dict[str, Any]] = {
+        "variational": dict(PRESETS),
+        "amortized": dict(AMORTIZED_PRESETS),
+        "sampling": dict(SAMPLING_PRESETS),
+        "optimization": dict(OPTIMIZATION_PRESETS),
+    }
+    settings = presets[info.engine][preset]
+    if unknown := [key for key in changes if not hasattr(settings, key)]:
+        raise ValueError(f"{name} has no setting {unknown[0]!r}")
+    return replace(settings, **changes)
+
+
+def solve(
+    name: str,
+    problem: InverseProblem,
+    settings: Any = None,
+    *,
+    amortizer: Amortizer | None = None,
+    checkpoint: str | Path | None = None,
+    report: Report | None = None,
+) -> Result:
+    """Solve a problem with the solver of that name: a posterior, or a point estimate.
+
+    ``settings`` are those of its engine (default: its first preset). ``avi`` and ``semi-amortized`` take ``amortizer``, or
+    the shipped one that fits, or train one. ``hmc-noise`` fits svi first. ``checkpoint`` is a folder, in which a run that
+    was interrupted goes on; there is one sub-folder for each part of it.
+    """
+    info = solver_info(name)
+    settings = settings if settings is not None else settings_for(name)
+    folder = Path(checkpoint) if checkpoint is not None else None
+
+    def part(kind: str) -> Path | None:
+        return None if folder is None else folder / kind
+
+    if info.engine == "optimization":
+        return PointSolver(settings).solve(problem, part("point"), report)
+    if info.engine == "sampling":
+        through = None
+        if settings.needs_flow:
+            first = settings_for("svi", seed=settings.seed)
+            through = VariationalSolver(first).solve(problem, part("svi"), report)
+        return Sampler(settings).solve(problem, through, part("chains"), report)
+    if name == "avi":
+        return _amortizer(problem, amortizer, settings, part("amortizer"), report).posterior(problem)
+    if name == "semi-amortized":
+        training = settings_for("avi", "fast", seed=settings.seed)
+        found = _amortizer(problem, amortizer, training, part("amortizer"), report)
+        return VariationalSolver(settings).solve(problem, part("fit"), report, start=found.start(problem))
+    return VariationalSolver(settings).solve(problem, part("fit"), report)
+
+
+def _amortizer(
+    problem: InverseProblem, given: Amortizer | None, settings: Any, folder: Path | None, report: Report | None
+) -> Amortizer:
+    """The amortizer given, a shipped one that fits, or one trained for this problem's prior, operator and noise."""
+    if given is not None:
+        return given
+    found = find_amortizer(problem)
+    if found is not None:
+        return found
+    operator, likelihood = problem.operator, problem.likelihood
+    task = Task(operator, likelihood, {**(operator.spec or {}), "likelihood": likelihood.spec})
+    trainer = AmortizedTrainer(problem.given_prior, task, settings)
+    if folder is not None and (folder / "config.json").exists():
+        trainer.load(folder)
+    return trainer.run(folder, report)

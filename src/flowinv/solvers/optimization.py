@@ -1,0 +1,399 @@
+"""Point estimates by latent optimisation: misfit + penalty, minimised over z through the frozen prior."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import fit_or_refuse
+from ..flows.flow import Flow, standard_normal_log_prob
+from ..interrupts import keep_stepping
+from ..likelihoods import Poisson, measurement_sum
+from ..point_estimate import PointEstimate
+from ..problem import InverseProblem
+from ..problem_store import under
+from ..randomness import keyed_generator
+from ..store import read_bundle, write_bundle
+from .minimizers import LBFGS, Adam, Minimizer
+from .progress import Diverged, SolverProgress
+
+CHECKPOINT = "flowinv-point-solver"
+MISFITS = {"l2": "||A(x) - y||^2", "l1": "||A(x) - y||_1", "likelihood": "-log p(y | x)"}
+PENALTIES = {
+    "none": "",
+    "latent-norm": "||z||^2",
+    "likelihood": "[-log p(x)]",
+    "likelihood-u": "[-log p(u)]",
+}
+
+
+@dataclass(frozen=True)
+class OptimizationSettings:
+    r"""What is minimised over z, x = f(z), for each observation by itself, and how.
+
+    ``misfit``: "l2" (sum over observed elements of (A(x) - y)^2), "l1" (of \|A(x) - y\|) or "likelihood" (-log p(y | x),
+    nats). ``penalty``, times ``weight``: "none"; "latent-norm", ||z||^2; "likelihood", -log p(x) = -log N(z; 0, I) +
+    log|det df/dz|; "likelihood-u", the same for u, the image before the prior's last elementwise transform. Take that one
+    where the transform dequantises (``Gaussianize``): there p(x) jumps between grey levels, which no gradient sees.
+
+    ``restarts`` starts ``init_scale`` * N(0, I), all in one batch; the one with the lowest objective is kept, at its last
+    iterate or its best (``keep``). ``optimizer`` "adam" (``betas``) or "lbfgs" (``history`` pairs, no line search), ``steps``
+    steps of one prior pass each. With ``early_stop`` an observation's run ends once the objective's mean over
+    ``window`` steps falls by less than ``tolerance``, relatively, from the window before. ``bf16`` runs the prior's
+    networks in bfloat16 while stepping, never for what is reported or for the choice among restarts.
+    The start of observation b, restart r depends on (``seed``, ``first`` + b, r) alone: set ``first`` where observations of
+    a larger set are solved apart. They then agree with the whole to the rounding of the prior's matrix products.
+    """
+
+    misfit: str = "l2"
+    penalty: str = "none"
+    weight: float = 0.0
+    init_scale: float = 1.0
+    restarts: int = 1
+    optimizer: str = "adam"
+    learning_rate: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.999)
+    history: int = 10
+    steps: int = 1000
+    keep: str = "last"
+    early_stop: bool = False
+    window: int = 50
+    tolerance: float = 1e-3
+    bf16: bool = False
+    first: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choices = {"misfit": MISFITS, "penalty": PENALTIES, "optimizer": ("adam", "lbfgs"), "keep": ("last", "best")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"solver setting {name} must be one of {', '.join(known)}; got {getattr(self, name)!r}"
+                )
+        for name in ("restarts", "history", "steps", "window"):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
+                raise ValueError(f"solver setting {name} must be a whole number from 1, got {getattr(self, name)!r}")
+        for name in ("learning_rate", "tolerance"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"solver setting {name} must be positive, got {getattr(self, name)!r}")
+        for name in ("weight", "init_scale", "first"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"solver setting {name} must be at least 0, got {getattr(self, name)!r}")
+        object.__setattr__(self, "betas", tuple(self.betas))
+        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
+            raise ValueError(f"solver setting betas must be two numbers in [0, 1), got {self.betas!r}")
+        if (self.penalty == "none") != (self.weight == 0):
+            raise ValueError(f"penalty {self.penalty!r} does not go with weight {self.weight:g}: none has weight 0")
+        if self.init_scale == 0 and self.restarts > 1:
+            raise ValueError(f"{self.restarts} restarts from z = 0 are the same run: init_scale 0 goes with restarts 1")
+
+    def __str__(self) -> str:
+        """The objective, as a formula."""
+        return MISFITS[self.misfit] + (f" + {self.weight:g} {PENALTIES[self.penalty]}" if self.weight else "")
+
+
+def _solverip(**settings: Any) -> OptimizationSettings:
+    return OptimizationSettings(learning_rate=5e-3, steps=1500, **settings)
+
+
+def _regularised(alpha: float) -> OptimizationSettings:
+    return _solverip(misfit="l1", penalty="likelihood", weight=alpha, init_scale=0.1)
+
+
+# Units are [0, 1] pixels, one grey channel. "choice" marks what the papers leave open.
+OPTIMIZATION_PRESETS: dict[str, OptimizationSettings] = {
+    # Bora et al. as run by Whang, Lindgren and Dimakis, appendix C.4. Choice: Adam, as many steps as theirs, last iterate.
+    "csgm": OptimizationSettings(
+        penalty="latent-norm", weight=0.1, init_scale=0.1, restarts=3, learning_rate=0.02, steps=4000
+    ),
+    # Asim et al., who are also labelled IvOM there. Choice: z0 = 0, which Asim et al. found best without a penalty.
+    "asim": OptimizationSettings(init_scale=0.0, learning_rate=5e-4, steps=4000),
+    "ivom": OptimizationSettings(init_scale=0.0, learning_rate=5e-4, steps=4000),
+    # The same on a CPU, both within 1000 prior passes for each observation (choice: a rate at which z can go as far).
+    "csgm-fast": OptimizationSettings(
+        penalty="latent-norm", weight=0.1, init_scale=0.1, restarts=3, learning_rate=0.02, steps=333
+    ),
+    "ivom-fast": OptimizationSettings(init_scale=0.0, learning_rate=2e-3, steps=1000),
+    # Generative Flows as a General Purpose Solution for Inverse Problems, eq. 7, and its baselines. Their alpha is for
+    # pixels in [-1, 1]: halved here, and by 6 where their grey comes three times.
+    "solverip-denoise": _regularised(0.025),
+    "solverip-deblur": _regularised(0.01),
+    "solverip-inpaint": _regularised(0.001),
+    "solverip-colorize": _regularised(0.02 / 6),
+    "solverip-csgm-denoise": _solverip(penalty="latent-norm", weight=0.1 / 4),
+    "solverip-csgm": _solverip(penalty="latent-norm", weight=0.01 / 4),
+    "glowip-denoise": _solverip(penalty="latent-norm", weight=0.1 / 4, init_scale=0.0),
+    "glowip": _solverip(init_scale=0.0),
+    # Asim et al.'s own optimiser: 20 (compressed sensing: 30) calls of torch's L-BFGS, of 20 iterations each.
+    "glowip-lbfgs": OptimizationSettings(init_scale=0.0, optimizer="lbfgs", learning_rate=1.0, history=100, steps=400),
+    "glowip-lbfgs-cs": OptimizationSettings(
+        init_scale=0.0, optimizer="lbfgs", learning_rate=0.1, history=100, steps=600
+    ),
+    # Helminger et al. as run there, eq. 2; a weight of 1 makes it the mode of p(x | y). Choice: 1500 steps.
+    "map": OptimizationSettings(
+        misfit="likelihood", penalty="likelihood", weight=0.5, init_scale=0.1, learning_rate=1.5e-3, steps=1500
+    ),
+}
+
+
+class _Objective:
+    """Misfit and weighted penalty of latents (R, B, *shape), each (R, B)."""
+
+    def __init__(self, problem: InverseProblem, settings: OptimizationSettings, prior: Flow):
+        self.problem, self.settings, self.prior = problem, settings, prior
+
+    def terms(self, z: Tensor) -> dict[str, Tensor]:
+        lead, flat = z.shape[:2], z.flatten(0, 1)
+        u, inner = self.prior.bijection.decode(flat)
+        x, outer = self.prior.transform.decode(u)
+        return {
+            "the misfit": self.misfit(x.unflatten(0, lead)),
+            "the penalty": self.settings.weight * self.penalty(flat, inner, outer).unflatten(0, lead),
+        }
+
+    def misfit(self, x: Tensor) -> Tensor:
+        problem, kind = self.problem, self.settings.misfit
+        if kind == "likelihood":
+            return -problem.log_likelihood(x)
+        prediction = problem.operator(x)
+        if problem.observed is not None:
+            prediction = torch.where(problem.observed, prediction, prediction.new_zeros(()))
+        residual = prediction - problem.y
+        return measurement_sum(residual.abs() if kind == "l1" else residual.square(), problem.y)
+
+    def penalty(self, z: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
+        """(N,), from latents and the log-determinants of z -> u and u -> x."""
+        kind = self.settings.penalty
+        if kind == "none":
+            return z.new_zeros(len(z))
+        if kind == "latent-norm":
+            return z.flatten(1).square().sum(1)
+        log_det = inner if kind == "likelihood-u" else inner + outer
+        return log_det - standard_normal_log_prob(z)
+
+
+class _Run:
+    """One optimisation: latents, minimiser and trace. The solver itself holds no state."""
+
+    def __init__(self, problem: InverseProblem, settings: OptimizationSettings):
+        self.problem, self.settings = problem, settings
+        noise = problem.likelihood
+        if settings.misfit != "likelihood" and isinstance(noise, Poisson) and noise.counts and noise.gain != 1:
+            raise ValueError(f"y holds counts and A(x) does not ({noise!r}): use misfit 'likelihood'")
+        stepping = problem.prior.frozen(bf16=True) if settings.bf16 else problem.prior
+        self.objective = _Objective(problem, settings, stepping)
+        self.z = self._start()
+        rows = self.z.flatten(0, 1).flatten(1)
+        self.minimizer: Minimizer = (
+            Adam(rows, settings.learning_rate, settings.betas)
+            if settings.optimizer == "adam"
+            else LBFGS(rows, settings.learning_rate, settings.history)
+        )
+        self.good = self.z.clone()
+        self.best = self.z.clone()
+        lead = self.z.shape[:2]
+        self.lowest = self.z.new_full(lead, torch.finfo(self.z.dtype).max)
+        self.running = torch.ones(lead, dtype=torch.bool, device=self.z.device)
+        self.steps_taken = torch.zeros(lead, dtype=torch.long, device=self.z.device)
+        self.values: list[Tensor] = []  # per step, the objective (R, B)
+        self.step, self.seconds = 0, 0.0
+
+    def _start(self) -> Tensor:
+        s, problem = self.settings, self.problem
+        if s.init_scale == 0:
+            return problem.y.new_zeros(s.restarts, problem.batch, *problem.shape)
+        starts = [
+            torch.stack(
+                [
+                    torch.randn(problem.shape, generator=keyed_generator(s.seed, s.first + b, r), dtype=problem.y.dtype)
+                    for b in range(problem.batch)
+                ]
+            )
+            for r in range(s.restarts)
+        ]
+        return s.init_scale * torch.stack(starts).to(problem.y.device)
+
+    def going(self) -> bool:
+        return self.step < self.settings.steps and bool(self.running.any())
+
+    def one_step(self) -> None:
+        z = self.z.detach().requires_grad_()
+        terms = self.objective.terms(z)
+        for name, value in terms.items():
+            self._check(name, value)
+        if not terms["the misfit"].requires_grad:
+            raise ValueError(
+                "the misfit passes no gradient to x: write operator and likelihood in differentiable torch code"
+            )
+        value = sum(terms.values(), z.new_zeros(()))
+        (grad,) = torch.autograd.grad(value.sum(), z)
+        self._check("the gradient", grad.flatten(2).sum(2))
+        value = value.detach()
+        self.values.append(value)
+        lower = value < self.lowest
+        self.best = torch.where(_over(lower, z), z.detach(), self.best)
+        self.lowest = torch.where(lower, value, self.lowest)
+        if self.settings.early_stop:
+            self.running &= ~self._settled()
+        moved = self.minimizer.step(z.detach().flatten(0, 1).flatten(1), grad.flatten(0, 1).flatten(1))
+        self.good = self.z
+        self.z = torch.where(_over(self.running, z), moved.view_as(z), self.z)
+        self.steps_taken += self.running
+        self.step += 1
+
+    def _settled(self) -> Tensor:
+        """Which runs have a mean over the last window that hardly lies below that of the window before, (R, B)."""
+        w = self.settings.window
+        if len(self.values) < 2 * w or len(self.values) % w:
+            return torch.zeros_like(self.running)
+        before = torch.stack(self.values[-2 * w : -w]).mean(0)
+        last = torch.stack(self.values[-w:]).mean(0)
+        return before - last < self.settings.tolerance * torch.maximum(before.abs(), last.abs())
+
+    def _check(self, name: str, value: Tensor) -> None:
+        wrong = (~torch.isfinite(value)).any(0)
+        if wrong.any():
+            raise self.diverged(f"{name} of observation {int(wrong.nonzero()[0, 0])}")
+
+    def diverged(self, term: str) -> Diverged:
+        return Diverged(self.step, term, self._estimate(self.good[None]))
+
+    def estimate(self) -> PointEstimate:
+        kept = [self.z, self.best] if self.settings.keep == "best" else [self.z]
+        estimate = self._estimate(torch.stack(kept))
+        self._check("the objective", estimate.restarts)
+        return estimate
+
+    @torch.no_grad()
+    def _estimate(self, candidates: Tensor) -> PointEstimate:
+        """From latents (K, R, B, *shape): of each restart the lowest of K, of each observation the lowest restart."""
+        exact = _Objective(self.problem, self.settings, self.problem.prior)
+        pairs = []
+        for z in candidates:
+            terms = exact.terms(z)
+            pairs.append((sum(terms.values(), z.new_zeros(())), terms["the misfit"]))
+        values, misfits = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+        ranks = values.nan_to_num(nan=math.inf)
+        which = ranks.argmin(0)  # (R, B)
+        values, misfits, ranks = (_pick(t, which) for t in (values, misfits, ranks))
+        latents = _pick(candidates, which)
+        restart = ranks.argmin(0)  # (B,)
+        columns = torch.arange(len(restart), device=restart.device)
+        trace = torch.stack(self.values)[:, restart, columns].tolist() if self.values else []
+        provenance = {
+            "solver": "optimization",
+            "minimised": str(self.settings),
+            "settings": asdict(self.settings),
+            "seconds": self.seconds,
+            "steps": self.step,
+            "steps_of_each": _pick(self.steps_taken, restart).tolist(),
+        }
+        return PointEstimate(
+            self.problem,
+            _pick(latents, restart),
+            _pick(values, restart),
+            {"step": list(range(1, len(self.values) + 1)), "objective": trace},
+            provenance,
+            misfit=_pick(misfits, restart),
+            restarts=values,
+        )
+
+    # -- checkpoints ---------------------------------------------------------------------------------
+
+    def _identity(self) -> dict[str, Any]:
+        settings = json.loads(json.dumps(asdict(self.settings)))
+        return {"settings": settings, "problem": self.problem.fingerprint()}
+
+    def _state(self) -> dict[str, Tensor]:
+        own = {name: getattr(self, name) for name in ("z", "good", "best", "lowest", "running", "steps_taken")}
+        return {**own, **{f"minimizer.{k}": v for k, v in self.minimizer.tensors.items()}}
+
+    def save(self, folder: Path) -> None:
+        config = {"format": CHECKPOINT, **self._identity(), "step": self.step, "seconds": self.seconds}
+        values = torch.stack(self.values) if self.values else self.lowest[:0].new_zeros(0, *self.lowest.shape)
+        write_bundle(folder, config, {**self._state(), "values": values}, overwrite=True)
+
+    def load(self, folder: Path) -> None:
+        config, tensors = read_bundle(folder, CHECKPOINT)
+        if {k: config.get(k) for k in ("settings", "problem")} != self._identity():
+            raise ValueError(f"{folder} is a checkpoint of another problem or of other settings; use another folder")
+        expected = {**self._state(), "values": self.lowest.new_empty(config["step"], *self.lowest.shape)}
+        fit_or_refuse(tensors, expected, f"{folder}: the checkpoint's values")
+        tensors = {k: v.to(expected[k].device) for k, v in tensors.items()}
+        self.values = list(tensors.pop("values"))
+        self.minimizer.tensors = under("minimizer", tensors)
+        for name in ("z", "good", "best", "lowest", "running", "steps_taken"):
+            setattr(self, name, tensors[name])
+        self.step, self.seconds = config["step"], config["seconds"]
+
+
+def _over(flags: Tensor, like: Tensor) -> Tensor:
+    """(R, B) flags that broadcast over (R, B, *shape)."""
+    return flags.view(*flags.shape, *([1] * (like.dim() - flags.dim())))
+
+
+def _pick(t: Tensor, index: Tensor) -> Tensor:
+    """Of t (K, *lead, ...), for each place of ``lead`` the entry that index (*lead,) names: (*lead, ...)."""
+    wide = index.view(1, *index.shape, *([1] * (t.dim() - 1 - index.dim())))
+    return t.gather(0, wide.expand(1, *t.shape[1:])).squeeze(0)
+
+
+class PointSolver:
+    r"""Finds one x = f(z) for each observation: latent optimisation through the frozen prior.
+
+    .. math:: \hat z = \arg\min_z \; d(A(f(z)), y) + \lambda \, \mathrm{pen}(z)
+
+    CSGM (Bora et al., eq. 3): squared error and ||z||^2; Asim et al. / IvOM: no penalty; the likelihood-regularised solver
+    (Generative Flows as a General Purpose Solution for Inverse Problems, eq. 7): absolute error and -log p(f(z)); MAP:
+    -log p(y | x) - log p(x). See :class:`OptimizationSettings`, and ``OPTIMIZATION_PRESETS`` for their published settings.
+
+    >>> estimate = PointSolver("csgm-fast").solve(problem)                     # doctest: +SKIP
+    """
+
+    def __init__(self, settings: OptimizationSettings | str = "csgm-fast"):
+        if isinstance(settings, str):
+            if settings not in OPTIMIZATION_PRESETS:
+                raise ValueError(f"unknown preset {settings!r}: expected one of {', '.join(OPTIMIZATION_PRESETS)}")
+            settings = OPTIMIZATION_PRESETS[settings]
+        self.settings = settings
+
+    def solve(
+        self,
+        problem: InverseProblem,
+        checkpoint: str | Path | None = None,
+        report: Callable[[SolverProgress], None] | None = None,
+        every: float = 20.0,
+    ) -> PointEstimate:
+        """A point estimate for every observation of the problem; the problem is left as it was.
+
+        With ``checkpoint`` (a folder) the run is saved there every ``every`` seconds and when interrupted, and goes on from
+        there if the folder holds a run of the same problem and settings. Raises ``Diverged`` where a term is no longer
+        finite, with the estimate from the step before.
+        """
+        run = _Run(problem, self.settings)
+        folder = Path(checkpoint) if checkpoint is not None else None
+        if folder is not None and (folder / "config.json").exists():
+            run.load(folder)
+        started, before = time.monotonic(), run.seconds
+
+        def step() -> None:
+            run.one_step()
+            run.seconds = before + time.monotonic() - started
+
+        def show() -> None:
+            if report is not None:
+                value = float(run.values[-1].amin(0).mean())
+                report(SolverProgress(run.step, self.settings.steps, value, run.seconds, "objective"))
+
+        save = partial(run.save, folder) if folder is not None else None
+        keep_stepping(run.going, step, show, save, every)
+        return run.estimate()
