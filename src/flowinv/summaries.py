@@ -32,7 +32,8 @@ _NORMAL_95 = 1.959963984540054
 def restartable(posterior: Any, n: int, generator: torch.Generator, chunk: int = 64) -> Source:
     """A source of n draws of ``posterior``, (s, B, *shape) with s <= chunk, the same at every call.
 
-    Of a posterior that holds a ``count`` of stored draws at most so many. One seed is drawn from ``generator``; every call starts a new generator of the same device with it.
+    Of a posterior that holds a ``count`` of stored draws at most so many. One seed is drawn from ``generator``; every call
+    starts a new generator of the same device with it.
     """
     if n < 1:
         raise ValueError(f"the number of draws must be at least 1, got {n}")

@@ -145,7 +145,7 @@ def context_of(problem: InverseProblem) -> Tensor:
     For vectors y itself.
     """
     if len(problem.shape) != 3:
-        return problem.y.flatten(1)
+        return problem.y.flatten(1).clone()
     low, high = problem.prior.support
     middle = 0.5 * (low + high) if high - low < float("inf") else 0.0
     x = problem.y.new_full((problem.batch, *problem.shape), middle).requires_grad_(True)

@@ -1,0 +1,153 @@
+"""Amortised inference against closed forms, and what an amortizer must refuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from exact_posterior import Exact
+
+from flowinv import Flow, Gaussian, InverseProblem, Mask, VariationalSolver
+from flowinv.flows import GlowConfig, build
+from flowinv.randomness import keyed_generator
+from flowinv.solvers import PRESETS, AmortizedSettings, AmortizedTrainer, Amortizer, Diverged, PreGeneratorConfig
+from flowinv.tasks import Task, task
+
+SMALL = AmortizedSettings(
+    steps=400,
+    observations=32,
+    draws=4,
+    learning_rate=5e-3,
+    warmup=10,
+    couplings=4,
+    hidden=32,
+    features=16,
+    blocks=1,
+    bf16=False,
+)
+
+
+def gaussian_trainer(settings: AmortizedSettings = SMALL) -> tuple[AmortizedTrainer, Exact]:
+    """Four unknowns, two of them observed, so that both the mean's dependence on y and the covariance matter."""
+    exact = Exact((4,), batch=8, sigma=0.1, dtype=torch.float32, seed=3)
+    problem = exact.problem
+    found = Task(problem.operator, problem.likelihood, {**problem.operator.spec, "likelihood": problem.likelihood.spec})
+    return AmortizedTrainer(exact.prior, found, settings), exact
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Amortizer, Exact]:
+    trainer, exact = gaussian_trainer()
+    return trainer.run(), exact
+
+
+def gap(amortizer: Amortizer, exact: Exact) -> torch.Tensor:
+    """log p(y) - ELBO: the KL divergence from the closed-form posterior, one per observation."""
+    posterior = amortizer.posterior(exact.problem)
+    return exact.log_evidence - posterior.measure_elbo(1000, keyed_generator(5))
+
+
+def test_zero_shot_posteriors_are_near_the_closed_form(trained: tuple[Amortizer, Exact]) -> None:
+    amortizer, exact = trained
+    found = gap(amortizer, exact)
+    assert (found > -0.05).all() and found.mean() < 0.25
+    posterior = amortizer.posterior(exact.problem)
+    mean = posterior.mean(4000)
+    sd = exact.covariance.diagonal().sqrt()
+    assert ((mean - exact.mean) / sd).abs().mean() < 0.25
+
+
+def test_an_amortizer_told_of_the_wrong_observation_is_far_off(trained: tuple[Amortizer, Exact]) -> None:
+    amortizer, exact = trained
+    wrong = InverseProblem(exact.prior, exact.problem.operator, exact.problem.likelihood, exact.y.roll(1, 0))
+    posterior = amortizer.posterior(exact.problem)
+    posterior.family.map.context.copy_(amortizer.posterior(wrong).family.map.context)
+    assert (exact.log_evidence - posterior.measure_elbo(1000, keyed_generator(5))).mean() > 1  # as against .25 above
+
+
+@pytest.mark.parametrize("noise_side", [None, PreGeneratorConfig(steps=2, hidden=16)])
+def test_fitting_goes_on_from_it(noise_side: PreGeneratorConfig | None) -> None:
+    trainer, exact = gaussian_trainer(replace(SMALL, steps=60))  # too short: something is left to do
+    amortizer = trainer.run()
+    before = gap(amortizer, exact)
+    start = amortizer.start(exact.problem, noise_side)
+    weights = {k: v.clone() for k, v in start.state_dict().items()}
+    settings = replace(PRESETS["semi-amortized"], steps=150, draws=32, learning_rate=5e-3)
+    posterior = VariationalSolver(settings).solve(exact.problem, start=start)
+    after = exact.log_evidence - posterior.measure_elbo(1000, keyed_generator(5))
+    assert before.mean() > 0.1 and after.mean() < 0.5 * before.mean() and (after > -0.05).all()
+    assert all(torch.equal(v, weights[k]) for k, v in start.state_dict().items())
+    assert torch.equal(gap(amortizer, exact), before)
+
+
+def image_trainer(settings: AmortizedSettings) -> tuple[AmortizedTrainer, Flow]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        prior = Flow(build(GlowConfig((1, 8, 8), steps=(2,), hidden=8)), (1, 8, 8)).eval()
+    return AmortizedTrainer(prior, task("inpaint-bottom", prior.shape, sigma=0.3), settings), prior
+
+
+TINY = replace(SMALL, steps=6, observations=2, draws=2, hidden=8, features=4, squeezes=1)
+
+
+def test_a_resumed_training_is_the_unbroken_one(tmp_path: Path) -> None:
+    unbroken = image_trainer(TINY)[0].run()
+    first, prior = image_trainer(TINY)
+    first.run(tmp_path, until=3)
+    second, _ = image_trainer(TINY)
+    second.load(tmp_path)
+    assert second.step == 3
+    resumed = second.run(tmp_path)
+    for a, b in zip(unbroken.conditional.parameters(), resumed.conditional.parameters(), strict=True):
+        assert torch.equal(a, b)
+    other, _ = image_trainer(replace(TINY, seed=1))
+    with pytest.raises(ValueError, match="another prior, task or settings"):
+        other.load(tmp_path)
+
+
+def test_save_load_and_what_it_refuses(tmp_path: Path) -> None:
+    trainer, prior = image_trainer(TINY)
+    amortizer = trainer.run()
+    amortizer.save(tmp_path / "a", amortizer.card("mine", "flowinv amortize x.toml"))
+    assert "inpaint-bottom" in (tmp_path / "a" / "README.md").read_text()
+    with pytest.raises(FileExistsError):
+        amortizer.save(tmp_path / "a")
+    found = Amortizer.load(tmp_path / "a")
+    chosen = task("inpaint-bottom", prior.shape, sigma=0.3)
+    y = chosen.observe(torch.rand(3, 1, 8, 8, generator=keyed_generator(1)), keyed_generator(2))
+    problem = InverseProblem.from_task(prior, chosen, y)
+    a, b = (m.posterior(problem).sample(2, keyed_generator(3)) for m in (amortizer, found))
+    assert torch.equal(a, b) and a.shape == (2, 3, 1, 8, 8)
+    cases = {
+        "trained for Gaussian": InverseProblem(prior, chosen.operator, Gaussian(0.2), y),
+        "it was trained for": InverseProblem(prior, task("inpaint-top", prior.shape).operator, Gaussian(0.3), y),
+        "another prior": InverseProblem(image_trainer(TINY)[1], chosen.operator, Gaussian(0.3), y),
+    }
+    with torch.no_grad():
+        next(cases["another prior"].given_prior.parameters()).add_(1)
+    cases["another prior"] = InverseProblem(cases["another prior"].given_prior, chosen.operator, Gaussian(0.3), y)
+    for message, wrong in cases.items():
+        with pytest.raises(ValueError, match=f"does not fit the problem: .*{message}"):
+            found.posterior(wrong)
+
+
+def test_settings_and_operators_that_are_refused() -> None:
+    for wrong in ({"steps": 0}, {"draws": -1}, {"average": 1.0}, {"learning_rate": 0.0}):
+        with pytest.raises(ValueError, match=f"amortizer setting {next(iter(wrong))}"):
+            AmortizedSettings(**wrong)
+    _, prior = image_trainer(TINY)
+    masks = Mask((torch.rand(2, 1, 8, 8, generator=keyed_generator(0)) < 0.5), prior.shape)
+    with pytest.raises(ValueError, match="mask for each of 2 observations"):
+        AmortizedTrainer(prior, Task(masks, Gaussian(0.1), {}), TINY)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_state() -> None:
+    trainer, _ = image_trainer(TINY)
+    trainer.run(until=2)
+    with torch.no_grad():
+        next(trainer.conditional.parameters()).fill_(float("nan"))
+    with pytest.raises(Diverged, match="step 2: the loss is not finite") as caught:
+        trainer.run()
+    assert all(torch.isfinite(p).all() for p in caught.value.result.conditional.parameters())
