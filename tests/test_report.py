@@ -71,6 +71,21 @@ def test_numbers_in_the_page_are_those_of_summaries(kind, tmp_path):
     assert data["draws"] == 80 and len(base64.b64decode(data["levels"])) == 80 * 2 * posterior.truth[0].numel()
 
 
+def test_chains_in_the_page(tmp_path):
+    from exact_posterior import Exact
+
+    from flowinv import Sampler, SamplingSettings
+
+    settings = SamplingSettings("hmc", steps=40, warmup=20, chains=3, leapfrogs=5)
+    posterior = Sampler(settings).solve(Exact((6,), batch=2).problem)
+    data = data_of(write_report(posterior, tmp_path / "r.html", draws=500))
+    assert data["draws"] == data["mixing"]["draws"] == 120 and data["mixing"]["exact"] is True
+    assert data["mixing"]["rhat"] == pytest.approx(posterior.rhat.tolist())
+    assert data["mixing"]["acceptance"] == pytest.approx(posterior.acceptance.mean(0).tolist())
+    assert data["elbo"] is None and data["trace"]["label"] == "log p(z, y)" and len(data["trace"]["curve"]) == 2
+    assert data["trace"]["curve"][1][-1] == pytest.approx(-posterior.trace["potential"][-1][1])
+
+
 def test_data_fit_and_elbo_in_the_page(tmp_path):
     posterior = posterior_of("grey")
     data = data_of(write_report(posterior, tmp_path / "r.html", draws=64))
@@ -78,7 +93,7 @@ def test_data_fit_and_elbo_in_the_page(tmp_path):
     assert data["fit"]["value"] == pytest.approx(fit.value.tolist(), rel=1e-6)
     assert data["fit"]["count"] == [40, 40] and abs(data["fit"]["value"][0] - 1) < 4 * (2 / 40) ** 0.5
     assert data["elbo"] == pytest.approx(posterior.elbo.tolist())
-    assert len(data["trace"]["elbo"]) == 2 and len(data["trace"]["step"]) == 200
+    assert len(data["trace"]["curve"]) == 2 and data["trace"]["label"] == "ELBO" and len(data["trace"]["step"]) == 200
 
 
 def test_same_seed_same_page(tmp_path):

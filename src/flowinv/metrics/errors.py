@@ -94,7 +94,12 @@ def ssim(x: Tensor, truth: Tensor, data_range: float = 1.0) -> Tensor:
     values = []
     for part, target in zip(*(v.split(_CHUNK) for v in flat_pairs(x, truth)), strict=True):
         _, picture = structural_similarity_index_measure(
-            part.double(), target.double(), sigma=1.5, data_range=float(data_range), reduction=None, return_full_image=True
+            part.double(),
+            target.double(),
+            sigma=1.5,
+            data_range=float(data_range),
+            reduction=None,
+            return_full_image=True,
         )
         values.append(picture[..., edge:-edge, edge:-edge].flatten(1).mean(1))
     return torch.cat(values).reshape(axes).to(common_dtype(x, truth))

@@ -6,6 +6,7 @@ All raise ImportError without torchmetrics, and ``WeightsUnavailable`` where the
 from __future__ import annotations
 
 import http.client
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -90,7 +91,9 @@ def frechet_inception_distance(x: Tensor, reference: Tensor, extractor: nn.Modul
     feature: Any = extractor if extractor is not None else 2048
     with torch.random.fork_rng(devices=[]):
         metric = _download(
-            lambda: FrechetInceptionDistance(feature=feature), "FID", f"frechet_distance with the features of {_INCEPTION}"
+            lambda: FrechetInceptionDistance(feature=feature),
+            "FID",
+            f"frechet_distance with the features of {_INCEPTION}",
         )
     metric = metric.to(x.device)
     with torch.no_grad():
@@ -114,7 +117,8 @@ def inception_score(
     except ImportError:
         raise ImportError(_NEEDS.format("the inception score")) from None
     feature: Any = extractor if extractor is not None else "logits_unbiased"
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it warns of a buffer that is not used here
         metric = _download(
             lambda: InceptionScore(feature=feature),
             "the inception score",

@@ -39,7 +39,9 @@ def check_pair(a: Tensor, b: Tensor) -> None:
     check_images(a, "the first batch")
     check_images(b, "the second batch")
     if a.shape != b.shape or a.dim() < 2:
-        raise ValueError(f"two batches of one shape (N, *shape) are compared, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(
+            f"two batches of one shape (N, *shape) are compared, got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
 
 
 def common_dtype(x: Tensor, truth: Tensor) -> torch.dtype:

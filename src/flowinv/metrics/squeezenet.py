@@ -64,5 +64,7 @@ class SqueezeNetFeatures(nn.Module):
             if place in self._POOLED:
                 x = functional.max_pool2d(x, 3, stride=2, ceil_mode=True)
             x = self._convolve(x, f"{place}_squeeze")
-            x = torch.cat([self._convolve(x, f"{place}_expand1x1"), self._convolve(x, f"{place}_expand3x3", padding=1)], 1)
+            x = torch.cat(
+                [self._convolve(x, f"{place}_expand1x1"), self._convolve(x, f"{place}_expand3x3", padding=1)], 1
+            )
         return x.mean((2, 3))

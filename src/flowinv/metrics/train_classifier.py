@@ -138,7 +138,9 @@ A classifier of handwritten digits (images (1, 28, 28), pixels in [0, 1]) for fl
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m flowinv.metrics.train_classifier", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m flowinv.metrics.train_classifier", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--data", required=True, help=".npz with train_x, train_y, test_x, test_y")
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
     parser.add_argument("--epochs", type=int, default=ClassifierSettings.epochs)

@@ -481,6 +481,12 @@
       const error = DATA.elbo_se && DATA.elbo_se[b];
       tile("ELBO", grouped(elbo, 1), (error !== null && error !== undefined ? `± ${grouped(error, error < 0.1 ? 2 : 1)} ` : "") + "nats", DATA.normalised ? "log evidence is at least this" : "up to an unknown constant");
     }
+    if (DATA.mixing) {
+      const { rhat, ess, acceptance, exact, chains, draws } = DATA.mixing;
+      const known = rhat[b] !== null, agree = known && rhat[b] <= 1.05;
+      tile("R-hat of the chains", known ? rhat[b].toFixed(3) : "unknown", "", known ? `${agree ? "they agree" : "they disagree: run more steps"}; ${draws} draws worth ${significant(ess[b] ?? 0)}` : `${chains} chains, too short to tell`);
+      tile("Acceptance", (100 * acceptance[b]).toFixed(0) + " %", "", exact ? "exact kernel" : "uncorrected kernel: biased by its step size");
+    }
     const fit = DATA.fit, verdict = judge(b);
     const judged = verdict ? `: ${verdicts[verdict]}` : "";
     if (fit.statistic === "chi-squared") {
@@ -500,14 +506,14 @@
     const holder = $("elbo"), note = $("elbo-note");
     holder.replaceChildren();
     if (!DATA.trace || DATA.trace.step.length < 2) { note.textContent = "This posterior kept no record of its fit."; return; }
-    const curve = DATA.trace.elbo[DATA.trace.elbo.length > 1 ? state.b : 0], steps = DATA.trace.step, n = curve.length;
+    const curve = DATA.trace.curve[DATA.trace.curve.length > 1 ? state.b : 0], steps = DATA.trace.step, n = curve.length;
     const late = curve.slice(Math.floor(n / 4)), top = quantile(curve, 1), middle = quantile(late, 0.5);
-    const final = DATA.trace.elbo.length === DATA.elbo?.length || DATA.total === 1 ? DATA.elbo?.[state.b] ?? null : null;
+    const final = DATA.trace.curve.length === DATA.elbo?.length || DATA.total === 1 ? DATA.elbo?.[state.b] ?? null : null;
     // the first steps lie thousands of nats below: the scale is that of the later ones
     const reach = Math.max(quantile(late, 0.95) - quantile(late, 0.02), top - middle, 1);
     const low = Math.max(quantile(curve, 0), middle - 4 * reach, quantile(late, 0) - 1.5 * reach), high = Math.max(top, final ?? -Infinity);
     const pad = 0.05 * (high - low || 1);
-    const { root, X, Y, left, right, bottom, top: ceiling } = axes(holder, 260, [steps[0], steps[n - 1]], [low - pad, high + pad], "step", "ELBO (nats)", `ELBO over ${n} steps, from ${significant(curve[0])} to ${significant(curve[n - 1])} nats`);
+    const { root, X, Y, left, right, bottom, top: ceiling } = axes(holder, 260, [steps[0], steps[n - 1]], [low - pad, high + pad], "step", `${DATA.trace.label} (nats)`, `${DATA.trace.label} over ${n} steps, from ${significant(curve[0])} to ${significant(curve[n - 1])} nats`);
     const id = "elbo-clip", clip = svg("clipPath", { id }, svg("defs", {}, root));
     svg("rect", { x: left, y: ceiling - 4, width: right - left, height: bottom - ceiling + 4 }, clip);
     const body = svg("g", { "clip-path": `url(#${id})` }, root), half = Math.max(2, Math.round(n / 50));
@@ -517,7 +523,7 @@
     if (final !== null) svg("line", { x1: left, x2: right, y1: Y(final), y2: Y(final), class: "expected" }, body);
     note.textContent = "Thin: the estimate of each step; thick: its running median"
       + (final !== null ? "; dashed: the final ELBO from fresh draws." : ".")
-      + (DATA.trace.elbo.length === 1 && DATA.total > 1 ? ` Average over all ${DATA.total} observations.` : "")
+      + (DATA.trace.curve.length === 1 && DATA.total > 1 ? ` Average over all ${DATA.total} observations.` : "")
       + (quantile(curve, 0) < low - pad ? ` The start, at ${significant(quantile(curve, 0))} nats, lies below the axis.` : "");
   };
   const fitPlot = () => {

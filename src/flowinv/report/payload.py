@@ -20,7 +20,8 @@ class Facts:
 
     ``draws`` (S, B, *shape) and the maps (B, *shape) are float32. ``observed`` is the measurement where it lies on the
     pixels of the image (NaN where not measured), ``picture`` (B, c, h, w) the measurement to look at, NaN where nothing
-    was measured. ``trace`` has a row of steps and one curve per observation, or one curve for all. ``grain`` is half a grey
+    was measured. ``trace`` has a row of steps and one curve of what ``curve`` names per observation, or one for all;
+    ``mixing``, of chains, how far they agree. ``grain`` is half a grey
     level where the prior was trained on integers: what lies below it is the dequantisation's, not the image's.
     """
 
@@ -44,6 +45,8 @@ class Facts:
     elbo: list[float] | None
     elbo_se: list[float] | None
     trace: tuple[list[float], list[list[float]]] | None
+    mixing: dict[str, Any] | None = None
+    curve: str = "ELBO"
     grain: float = 0.0
 
 
@@ -86,6 +89,8 @@ def gather(
         elbo=_numbers(getattr(posterior, "elbo", None)),
         elbo_se=_numbers(getattr(posterior, "elbo_se", None)),
         trace=_trace(getattr(posterior, "trace", None), total),
+        mixing=_mixing(posterior),
+        curve="ELBO" if "potential" not in (getattr(posterior, "trace", None) or {}) else "log p(z, y)",
     )
 
 
@@ -128,11 +133,28 @@ def _numbers(value: Any) -> list[float] | None:
     return [float(v) for v in torch.as_tensor(value).detach().cpu().double().flatten()]
 
 
-def _trace(trace: Any, total: int, points: int = 600) -> tuple[list[float], list[list[float]]] | None:
-    """Steps and ELBO curves, thinned to at most ``points``: the page needs no more."""
-    if not trace or not trace.get("elbo"):
+def _mixing(posterior: Any) -> dict[str, Any] | None:
+    """Of chains: R-hat and effective sample size by the log-density, acceptance, and whether their kernel is exact."""
+    if not hasattr(posterior, "chains"):
         return None
-    values = np.asarray([np.asarray(v, dtype=float).reshape(-1) for v in trace["elbo"]])
+    return {
+        "rhat": _numbers(posterior.rhat),
+        "ess": _numbers(posterior.ess),
+        "acceptance": _numbers(posterior.acceptance.mean(0)),
+        "exact": bool(posterior.provenance.get("exact")),
+        "chains": len(posterior.chains),
+        "draws": posterior.count,
+    }
+
+
+def _trace(trace: Any, total: int, points: int = 600) -> tuple[list[float], list[list[float]]] | None:
+    """Steps and curves (the ELBO, or minus the chains' potential), thinned to at most ``points``: the page needs no more."""
+    found, sign = (trace or {}).get("elbo"), 1.0
+    if not found:
+        found, sign = (trace or {}).get("potential"), -1.0
+    if not trace or not found:
+        return None
+    values = sign * np.asarray([np.asarray(v, dtype=float).reshape(-1) for v in found])
     steps = np.asarray(trace.get("step") or range(len(values)), dtype=float)
     if len(steps) != len(values) or values.shape[1] not in (1, total):
         return None
@@ -185,7 +207,12 @@ def payload(facts: Facts) -> dict[str, Any]:
         "fit": _fit(facts),
         "elbo": _finite(facts.elbo, facts.batch),
         "elbo_se": _finite(facts.elbo_se, facts.batch),
-        "trace": None if facts.trace is None else {"step": facts.trace[0], "elbo": facts.trace[1][: facts.batch]},
+        "trace": None
+        if facts.trace is None
+        else {"step": facts.trace[0], "curve": facts.trace[1][: facts.batch], "label": facts.curve},
+        "mixing": None
+        if facts.mixing is None
+        else {k: _finite(v, facts.batch) if isinstance(v, list) else v for k, v in facts.mixing.items()},
         "total": facts.total,
         "normalised": facts.normalised,
     }
