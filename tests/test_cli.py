@@ -22,11 +22,13 @@ import torch
 from exact_posterior import Exact, affine_flow
 from PIL import Image
 
-from flowinv import Flow, Posterior, load_prior, save_prior
+from flowinv import Flow, FlowPosterior, PointEstimate, Posterior, SampledPosterior, load_prior, save_prior
 from flowinv.cli import main
 from flowinv.flows.flow import UNIT
 from flowinv.flows.layers.transforms import Gaussianize
+from flowinv.images import read_image
 from flowinv.priors import shipped
+from flowinv.solvers import SOLVERS
 from flowinv.store import read_bundle, write_bundle
 
 SHAPE = (1, 4, 4)
@@ -40,6 +42,18 @@ architecture = "glow"
 shape = [1, 4, 4]
 steps = [1]
 hidden = 4
+"""
+AMORTIZING = """prior = "{}"
+task = "inpaint-bottom"
+sigma = 0.1
+steps = 4
+observations = 2
+draws = 2
+couplings = 2
+hidden = 4
+features = 4
+blocks = 1
+squeezes = 1
 """
 OPERATORS = """
 import torch
@@ -116,6 +130,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "train.toml").write_text(TRAINING)
     (folder / "typo.toml").write_text("epoch = 3\n" + TRAINING)
     (folder / "word.toml").write_text(TRAINING.replace("epochs = 4", "epochs = 'four'"))
+    (folder / "amortize.toml").write_text(AMORTIZING.format(folder / "affine"))
+    (folder / "amortize-typo.toml").write_text("stepz = 3\n" + AMORTIZING.format(folder / "affine"))
     (folder / "untoml.toml").write_text("epochs == 4")
     (folder / "myops_for_test.py").write_text(OPERATORS)
     (folder / "mybad_for_test.py").write_text("def forward(x) return x")
@@ -191,8 +207,20 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     ((*IMAGE, "--task", "denoise", "--sigma", "nan"), "sigma must be"),
     ((*IMAGE, "--task", "denoise", "--sigma", "inf"), "sigma must be"),
     ((*IMAGE, "--task", "denoise", "--likelihood", "cauchy"), "unknown likelihood 'cauchy': expected one of gaussian"),
-    ((*IMAGE, "--task", "denoise", "--preset", "slow"), "unknown preset 'slow': expected one of fast"),
+    ((*IMAGE, "--task", "denoise", "--preset", "slow"), "svi has no preset 'slow': expected one of fast"),
     ((*IMAGE, "--task", "denoise", "--steps", 0), "steps must be positive"),
+    ((*IMAGE, "--task", "denoise", "--solver", "magic"), "unknown solver 'magic': expected one of svi, avi"),
+    ((*IMAGE, "--task", "denoise", "--chains", 3), "svi has no setting 'chains'"),
+    ((*IMAGE, "--task", "denoise", "--solver", "hmc", "--chains", 0), "chains is a whole number of at least 1"),
+    ((*IMAGE, "--task", "denoise", "--solver", "hmc", "--bf16"), "bf16 is for lmc alone"),
+    ((*IMAGE, "--task", "denoise", "--amortizer", "in/full"), "--amortizer is for avi and semi-amortized, not for svi"),
+    ((*IMAGE, "--task", "denoise", "--solver", "avi", "--amortizer", "in/full"), r"in/full has no config\.json"),
+    ((*IMAGE, "--task", "denoise", "--solver", "avi", "--amortizer", "in/affine"), "expected 'flowinv-amortizer'"),
+    ((*IMAGE, "--steps", 20, "--task", "superres", "--solver", "pl-mcmc"), "mask"),
+    (("amortize", "in/nothing.toml", "--out", "out"), "no such config: in/nothing.toml"),
+    (("amortize", "in/train.toml", "--out", "out"), "needs prior = a name"),
+    (("amortize", "in/amortize.toml", "--out", "in/full"), "in/full is not empty and holds no run to go on with"),
+    (("amortize", "in/amortize-typo.toml", "--out", "out"), "avi has no setting 'stepz'"),
     ((*SOLVE, "--image", "in/nothing.png", "--task", "denoise"), "no such file: in/nothing.png"),
     ((*SOLVE, "--image", "in", "--task", "denoise"), "no such file: in"),
     ((*SOLVE, "--image", "in/text.txt", "--task", "denoise"), "text.txt: expected one of"),
@@ -461,6 +489,75 @@ def test_solve_an_image_and_report_again(run: Run, place: Path) -> None:
     assert run("report", "out/posterior", "--out", "page.html", "--draws", 20, "--overwrite")[0] == 0
 
 
+TINY = {
+    "svi": {"steps": 3, "draws": 2, "final_draws": 8},
+    "ambient": {"steps": 3, "draws": 2, "final_draws": 8},
+    "semi-amortized": {"steps": 3, "draws": 2, "final_draws": 8},
+    "avi": {"steps": 3, "observations": 2, "draws": 2, "squeezes": 1, "couplings": 2, "hidden": 4, "features": 4},
+    "lmc": {"steps": 5, "chains": 3},
+    "mala": {"steps": 8, "warmup": 4, "thin": 2},
+    "hmc": {"steps": 8, "warmup": 4, "leapfrogs": 2},
+    "hmc-noise": {"steps": 8, "warmup": 4, "leapfrogs": 2},
+    "pl-mcmc": {"steps": 8, "warmup": 4, "thin": 2},
+    "csgm": {"steps": 4},
+    "ivom": {"steps": 4},
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_solver_writes_its_folder(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    from flowinv.solvers import catalogue
+
+    real = catalogue.settings_for
+
+    def tiny(solver: str, preset: str | None = None, **changes: Any) -> Any:
+        return real(solver, preset, **{**TINY[solver], **changes})
+
+    monkeypatch.setattr(catalogue, "settings_for", tiny)
+    monkeypatch.setattr("flowinv.solvers.settings_for", tiny)
+    arguments = (*SOLVE, "--image", "in/image.png", "--task", "inpaint-bottom", "--noiseless", "--solver", name)
+    code, out, err = run(*arguments, "--draws", 8)
+    assert (code, err) == (0, "")
+    summary = json.loads((place / "out" / "summary.json").read_text())
+    assert summary["solver"] == name and "checkpoint" not in {p.name for p in (place / "out").iterdir()}
+    if SOLVERS[name].engine == "optimization":
+        assert sorted(p.name for p in (place / "out").iterdir()) == ["estimate", "figure.png", "summary.json"]
+        x = PointEstimate.load(place / "out" / "estimate").x
+        truth = read_image("in/image.png", SHAPE)
+        assert summary["squared_error"] == pytest.approx(float((x - truth).square().sum()), rel=1e-4)
+        return
+    assert sorted(p.name for p in (place / "out").iterdir()) == OUTPUTS
+    posterior = Posterior.load(place / "out" / "posterior")
+    assert ("elbo_nats" in summary) == isinstance(posterior, FlowPosterior)
+    assert ("rhat" in summary) == isinstance(posterior, SampledPosterior)
+    assert posterior.sample(2, torch.Generator().manual_seed(0)).shape == (2, 1, *SHAPE)
+    assert run("report", "out", "--out", "again.html")[0] == 0
+
+
+def test_solvers_are_listed_with_one_line_each(run: Run) -> None:
+    code, out, err = run("solvers")
+    lines = out.splitlines()
+    assert (code, err) == (0, "") and [line.split()[0] for line in lines] == list(SOLVERS)
+    for line, info in zip(lines, SOLVERS.values(), strict=True):
+        assert info.gives in line and info.costs in line and info.when in line
+    assert json.loads(run("solvers", "--json")[1]).keys() == SOLVERS.keys()
+
+
+def test_amortize_then_solve_with_it(run: Run, place: Path) -> None:
+    code, out, err = run("amortize", "in/amortize.toml", "--out", "run", "--stop-after", 2)
+    assert (code, err) == (0, "") and "stopped at step 2 of 4" in out
+    code, out, err = run("amortize", "in/amortize.toml", "--out", "run")
+    assert (code, err) == (0, "") and "resuming at step 2 of 4" in out
+    assert "inpaint-bottom" in (place / "run" / "amortizer" / "README.md").read_text()
+    assert run("amortize", "in/amortize.toml", "--out", "run")[0] == 2
+    arguments = (*IMAGE, "--task", "inpaint-bottom", "--solver", "avi", "--amortizer", "run/amortizer")
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "") and "ELBO" in out
+    code, _, err = run(*["other" if a == "out" else a for a in arguments], "--sigma", 0.2)
+    assert code == 2 and "the amortizer does not fit the problem: it was trained for Gaussian(sigma=0.1)" in err
+    assert not (place / "other").exists()
+
+
 def test_the_same_command_gives_the_same_result(run: Run, place: Path) -> None:
     states = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -532,17 +629,17 @@ def test_solve_goes_on_after_an_interrupt(run: Run, place: Path, monkeypatch: py
     assert run(*["whole" if a == "out" else a for a in arguments])[0] == 0
     for at, extra in ((6, ()), (13, ("--overwrite",))):
         with monkeypatch.context() as patch:
-            patch.setattr("flowinv.cli.solve.progress", lambda label, at=at: _stopping(at, label))
+            patch.setattr("flowinv.cli.outcome.progress", lambda label, at=at: _stopping(at, label))
             code, out, err = run(*arguments, *extra)
         assert (code, out) == (130, "")
         assert (
             err == f"flowinv: interrupted: step {at} is kept in out/checkpoint; the same command goes on from there\n"
         )
         assert sorted(p.name for p in (place / "out").iterdir()) == ["checkpoint"]
-        assert read_bundle(place / "out" / "checkpoint", "flowinv-solver")[0]["state"]["step"] == at
+        assert read_bundle(place / "out" / "checkpoint" / "fit", "flowinv-solver")[0]["state"]["step"] == at
     before = contents(place)
     code, _, err = run(*arguments, "--sigma", 0.2)
-    assert code == 2 and "checkpoint of another problem or of other settings" in err and contents(place) == before
+    assert code == 2 and "unfinished run of another problem, solver or settings" in err and contents(place) == before
 
     def stop(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
@@ -563,7 +660,7 @@ def test_overwriting_drops_the_checkpoint_of_another_run(
 ) -> None:
     arguments = (*[20 if a == 3 else a for a in IMAGE], "--task", "denoise")
     with monkeypatch.context() as patch:
-        patch.setattr("flowinv.cli.solve.progress", lambda label: _stopping(6, label))
+        patch.setattr("flowinv.cli.outcome.progress", lambda label: _stopping(6, label))
         assert run(*arguments)[0] == 130
     code, _, err = run(*arguments, "--sigma", 0.3, "--overwrite")
     assert (code, err) == (0, "") and finished(place / "out")[1]["sigma"] == 0.3
@@ -577,7 +674,7 @@ def test_an_old_result_stays_until_the_new_one_is_there(run: Run, place: Path, m
     )
     assert code == 2
     with monkeypatch.context() as patch:
-        patch.setattr("flowinv.cli.solve.progress", lambda label: _stopping(2, label))
+        patch.setattr("flowinv.cli.outcome.progress", lambda label: _stopping(2, label))
         assert run(*IMAGE, "--task", "denoise", "--overwrite", "--sigma", 0.3)[0] == 130
     assert {p: p.read_bytes() for p in before} == before
     code, _, err = run(*IMAGE, "--task", "denoise", "--overwrite", "--sigma", 0.3)
@@ -604,10 +701,10 @@ def test_the_demo(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     if "mnist" not in shipped():
         pytest.skip("the mnist prior does not ship with this build")
     monkeypatch.setitem(PRESETS, "fast", replace(PRESETS["fast"], steps=1, draws=2, final_draws=4))
-    write, draws = sys.modules["flowinv.cli.solve"]._solve_into, 8
+    write, draws = sys.modules["flowinv.cli.demo"].solve_into, 8
     monkeypatch.setattr(
-        "flowinv.cli.solve._solve_into",
-        lambda out, problem, settings, _, *rest: write(out, problem, settings, draws, *rest),
+        "flowinv.cli.demo.solve_into",
+        lambda out, solver, problem, settings, _, *rest: write(out, solver, problem, settings, draws, *rest),
     )
     code, out, err = run("demo", "--digit", 4)
     assert (code, err) == (0, "") and "demo/report.html" in out

@@ -54,6 +54,14 @@ def _claim(checkpoint: Path, identity: dict[str, Any], overwrite: bool) -> None:
     write_text(mark, mine)
 
 
+def _release(checkpoint: Path) -> None:
+    """Take the mark away again where nothing came of the run: a refused problem leaves no folder behind."""
+    if [p.name for p in checkpoint.iterdir()] == ["run.json"]:
+        shutil.rmtree(checkpoint)
+        if not any(checkpoint.parent.iterdir()):
+            checkpoint.parent.rmdir()
+
+
 def solve_into(
     out: Path,
     solver: str,
@@ -92,6 +100,8 @@ def solve_into(
             if error.result is not None:
                 error.result.save(out / "last-good", overwrite=True)
             raise
+        finally:
+            _release(checkpoint)
     about = {"solver": solver, **about}
     result.provenance["problem"] = about
     fitted = time.monotonic() - started

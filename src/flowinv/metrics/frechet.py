@@ -41,7 +41,7 @@ def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
 
 def _factor(covariance: Tensor, name: str) -> Tensor:
     """F with F F^T = covariance; directions with no variance, where rounding may leave a little below 0, are kept at 0."""
-    if not torch.allclose(covariance, covariance.T, rtol=1e-6, atol=1e-9 * float(covariance.abs().max())):
+    if not torch.allclose(covariance, covariance.T, rtol=1e-6, atol=1e-6 * float(covariance.abs().max())):
         raise ValueError(f"{name} must be symmetric")
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
     if values[0] < -1e-6 * values[-1].abs():

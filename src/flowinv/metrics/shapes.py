@@ -45,4 +45,5 @@ def check_pair(a: Tensor, b: Tensor) -> None:
 
 
 def common_dtype(x: Tensor, truth: Tensor) -> torch.dtype:
+    """What the two would be added in."""
     return torch.promote_types(x.dtype, truth.dtype)

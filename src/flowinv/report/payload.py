@@ -55,6 +55,7 @@ def gather(
 ) -> Facts:
     """Draw from the posterior and compute the numbers of the page, with the functions of ``flowinv.summaries``."""
     shape, total = tuple(posterior.shape), int(posterior.batch)
+    asked = min(asked, getattr(posterior, "count", asked))
     batch = min(total, observations)
     n = min(asked, max(32, budget // (batch * math.prod(shape))))
     seed = generator.initial_seed()
