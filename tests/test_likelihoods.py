@@ -244,3 +244,26 @@ def test_sigma_is_copied():
     likelihood = Gaussian(sigma)
     sigma[0] = 5
     assert likelihood.sigma.tolist() == [1, 1]
+
+
+def test_annealed_scales() -> None:
+    y, x = torch.zeros(1, 3), torch.ones(1, 3)
+    assert torch.allclose(Gaussian(0.2).widened(3.0).log_prob(y, x), Gaussian(0.6).log_prob(y, x))
+    assert torch.allclose(Laplace(0.2).widened(3.0).log_prob(y, x), Laplace(0.6).log_prob(y, x))
+    with pytest.warns(UserWarning):
+        found = Distance(lambda a, b: (a - b).square().sum(1), 9.0)
+    assert torch.allclose(found.widened(3.0).log_prob(y, x), torch.tensor([-3.0]))
+    for without in (Poisson(1.0), CustomLikelihood(lambda y, p: p.sum(-1))):
+        with pytest.raises(TypeError, match="no scale to anneal"):
+            without.widened(2.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*generalised")
+def test_a_distance_with_a_name_comes_back_from_its_spec() -> None:
+    from flowinv.metrics import DigitDistance
+
+    y, x = (torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    likelihood = Distance(DigitDistance(), 7.0)
+    again = likelihood_from_spec(likelihood.spec)
+    assert torch.equal(again.log_prob(y, x), likelihood.log_prob(y, x))
+    assert Distance(lambda a, b: (a - b).flatten(1).sum(1), 1.0).spec is None

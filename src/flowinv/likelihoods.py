@@ -281,7 +281,7 @@ class Distance(Likelihood):
 
     ``distance(y, prediction)`` takes two tensors (N, \*m) and gives (N,); draws are flattened into N. Its normaliser
     over y depends on x unless d is invariant to translations, so an ELBO bounds no log p(y); the warning at
-    construction says so. Source: Whang et al., Composing Normalizing Flows for Inverse Problems, section 4
+    construction says so. A distance with a ``spec`` (those of ``flowinv.metrics``) is saved by it; any other is code. Source: Whang et al., Composing Normalizing Flows for Inverse Problems, section 4
     (smoothing).
     """
 
@@ -296,6 +296,11 @@ class Distance(Likelihood):
         warnings.warn(
             f"{self!r}: results are those of a generalised posterior; its ELBO bounds no evidence", stacklevel=2
         )
+
+    @property
+    def spec(self) -> dict[str, Any] | None:  # type: ignore[override]
+        known = getattr(self.distance, "spec", None)
+        return None if known is None else {"kind": "distance", "distance": known, "beta": self.beta}
 
     def log_prob(self, y: Tensor, prediction: Tensor, observed: Tensor | None = None) -> Tensor:
         _match(y, prediction)
@@ -320,6 +325,10 @@ class Distance(Likelihood):
 def likelihood_from_spec(spec: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> Likelihood:
     """The likelihood whose ``spec`` and ``tensors()`` these are."""
     kinds: dict[str, type[_Scaled]] = {"gaussian": Gaussian, "laplace": Laplace, "poisson": Poisson}
+    if isinstance(spec, dict) and spec.get("kind") == "distance":
+        from .metrics import distance_from_spec
+
+        return Distance(distance_from_spec(spec["distance"]), spec["beta"])
     if not isinstance(spec, dict) or spec.get("kind") not in kinds:
         raise ValueError(f"no likelihood is described by {spec!r}; known kinds: {', '.join(kinds)}")
     arguments = {k: v for k, v in spec.items() if k != "kind"}

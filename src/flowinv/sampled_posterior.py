@@ -99,6 +99,27 @@ class SampledPosterior(Posterior):
             return found
         return replace(found, standard_error=standard_error(self._of(function)).to(found.mean.dtype))
 
+    def exceedance(
+        self,
+        threshold: float | Tensor,
+        function: Callable[[Tensor], Tensor] | None = None,
+        n: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> summaries.Probability:
+        """Posterior probability that x, or a function of it (s, B, *shape) -> (s, B, ...), exceeds a threshold.
+
+        Over all draws, in which case ``count`` and the errors are those of as many independent draws as the hits are worth
+        (all, where every draw or none is one); with ``n`` over that many, the errors as if they were independent.
+        """
+        found = super().exceedance(threshold, function, self.count if n is None else n, generator)
+        if n is not None and n < self.count:
+            return found
+        hits = self._of(lambda x: ((x if function is None else function(x)) > threshold).double())
+        p, error = found.probability, standard_error(hits)
+        worth = (p * (1 - p) / error.square()).nan_to_num(nan=self.count).clamp(1, self.count)
+        lower, upper = _wilson(p, worth)
+        return summaries.Probability(p, (p * (1 - p) / worth).sqrt(), lower, upper, round(float(worth.min())))
+
     # -- how far to trust them -----------------------------------------------------------------------
 
     @property
@@ -182,6 +203,14 @@ class SampledPosterior(Posterior):
             return f"R-hat unknown: it needs chains of 4 draws that vary; {acceptance}"
         verdict = "" if bool((worst[~worst.isnan()] <= 1.05).all()) else ": the chains disagree, run more steps"
         return f"R-hat {_range(worst, '.3f')}, ESS {_range(self.ess, '.0f')} (of lp), {acceptance}{verdict}"
+
+
+def _wilson(p: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """95 % bounds on a probability that was p in n trials."""
+    q = 1.959963984540054**2
+    centre = (p + q / (2 * n)) / (1 + q / n)
+    reach = (q * (p * (1 - p) / n + q / (4 * n * n))).sqrt() / (1 + q / n)
+    return (centre - reach).clamp(0, 1), (centre + reach).clamp(0, 1)
 
 
 def _range(values: Tensor, spec: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,10 +57,20 @@ def observations(operator: Operator) -> int:
     return len(mask) if mask is not None and operator.shape and mask.dim() > len(operator.shape) else 1
 
 
-def named_likelihood(kind: str, scale: float) -> Any:
-    from ..likelihoods import Gaussian, Laplace, Poisson
+def named_likelihood(kind: str, scale: float, beta: float | None = None, weights: str | Path | None = None) -> Any:
+    """The noise model of a name; of a perceptual distance, the generalised one with ``beta``."""
+    from ..likelihoods import Distance, Gaussian, Laplace, Poisson
 
     kinds = {"gaussian": Gaussian, "laplace": Laplace, "poisson": Poisson}
-    if kind not in kinds:
-        raise ValueError(f"unknown likelihood {kind!r}: expected one of {', '.join(kinds)}")
-    return kinds[kind](scale)
+    if kind in kinds:
+        if beta is not None or weights is not None:
+            raise ValueError(f"beta and weights belong to a distance, not to the {kind} likelihood")
+        return kinds[kind](scale)
+    from ..metrics import distance_from_spec
+    from ..metrics.named import NAMES
+
+    if kind not in NAMES:
+        raise ValueError(f"unknown likelihood {kind!r}: expected one of {', '.join((*kinds, *NAMES))}")
+    if beta is None:
+        raise ValueError(f"the distance {kind} needs beta, the weight of exp(-beta d(y, A(x)))")
+    return Distance(distance_from_spec({"name": kind, "weights": None if weights is None else str(weights)}), beta)

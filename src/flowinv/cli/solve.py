@@ -27,10 +27,14 @@ def solve(
     operator: Annotated[
         str | None, typer.Option(help="The forward operator as module:function, x (N, *shape) -> A(x).")
     ] = None,
-    likelihood: Annotated[str, typer.Option(help="gaussian, laplace or poisson.")] = "gaussian",
+    likelihood: Annotated[
+        str, typer.Option(help="gaussian, laplace, poisson, or a perceptual distance: stlpips, digits.")
+    ] = "gaussian",
     sigma: Annotated[
         float, typer.Option(help="Noise scale in the image's units (gaussian: std; poisson: gain).")
     ] = 0.1,
+    beta: Annotated[float | None, typer.Option(help="Weight of a distance: exp(-beta d(y, A(x))).")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights of the distance stlpips (.npz).")] = None,
     noiseless: Annotated[
         bool, typer.Option(help="Degrade --image without adding noise; sigma then only smooths.")
     ] = False,
@@ -85,7 +89,7 @@ def solve(
     trained = Amortizer.load(amortizer) if amortizer is not None else None
     refuse(out, overwrite)
     flow = load_prior(prior)
-    noise = named_likelihood(likelihood, sigma)
+    noise = named_likelihood(likelihood, sigma, beta, weights)
     if task is not None:
         chosen = named_task(task, flow.shape, likelihood=noise, **parse_options(option or []))
     else:
@@ -108,7 +112,7 @@ def solve(
         y = y[None] if y.dim() == expected - 1 else y
     problem = InverseProblem(flow, chosen.operator, noise, y)
     about: dict[str, Any] = {"prior": prior, "task": task or operator, "options": option or []}
-    about |= {"likelihood": likelihood, "sigma": sigma, "noiseless": noiseless, "seed": seed}
+    about |= {"likelihood": likelihood, "sigma": sigma, "beta": beta, "noiseless": noiseless, "seed": seed}
     about["preset"] = preset or solver_info(solver).presets[0]
     title = f"{task or operator}, {prior} prior"
     solve_into(out, solver, problem, settings, draws, truth, about, overwrite, title, trained)

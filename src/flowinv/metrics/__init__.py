@@ -11,6 +11,7 @@ from .digits import DigitClassifier, DigitDistance
 from .errors import mean_squared_error, pooled_psnr, psnr, ssim, sum_squared_error
 from .frechet import features_of, frechet_distance, frechet_of_statistics, statistics
 from .inception import inception_type_score
+from .named import distance_from_spec
 from .pairs import Diversity, distance_to_truth, pairwise_diversity
 from .perceptual import STLPIPS
 from .published import LPIPS, WeightsUnavailable, frechet_inception_distance, inception_score
@@ -25,6 +26,7 @@ __all__ = [
     "SqueezeNetFeatures",
     "WeightsUnavailable",
     "density",
+    "distance_from_spec",
     "distance_to_truth",
     "entropy",
     "features_of",

@@ -101,6 +101,7 @@ class DigitDistance(nn.Module):
     def __init__(self, classifier: DigitClassifier | None = None):
         super().__init__()
         self.classifier = classifier if classifier is not None else DigitClassifier.shipped()
+        self.spec = {"name": "digits"} if classifier is None else None
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Distances (N,) between the images a and b, both (N, 1, 28, 28)."""
