@@ -109,7 +109,7 @@ class Conditional(Bijection):
         return self.chain.decode(z, self.features(context, len(z)))
 
     def features(self, context: Tensor | None, n: int) -> Tensor:
-        """What the couplings are told: the encoder runs once for a context that is an expanded view of one."""
+        """What the couplings are told of n observations, (n, features, ...)."""
         if context is None or context.shape[1:] != self.config.context or len(context) != n:
             got = None if context is None else tuple(context.shape)
             raise ValueError(f"the conditional pre-generator needs a context ({n}, *{self.config.context}), got {got}")

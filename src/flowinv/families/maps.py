@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..flows.bijection import Bijection
+from .conditional import Conditional
 
 Pushed = tuple[Tensor, Tensor]
 
@@ -39,7 +40,7 @@ class Shared(nn.Module):
 
     context: Tensor
 
-    def __init__(self, bijection: Bijection, context: Tensor):
+    def __init__(self, bijection: Conditional, context: Tensor):
         super().__init__()
         self.bijection = bijection
         self.register_buffer("context", context)
@@ -47,13 +48,15 @@ class Shared(nn.Module):
 
     def push(self, noise: Tensor) -> Pushed:
         """Noise (m, B, *shape) to the inner space, with log|det d inner/d noise|, (m, B)."""
-        value, log_det = self.bijection.decode(noise.flatten(0, 1), self._repeated(len(noise)))
+        value, log_det = self.bijection.chain.decode(noise.flatten(0, 1), self._features(len(noise)))
         return value.unflatten(0, noise.shape[:2]), log_det.view(noise.shape[:2])
 
     def pull(self, inner: Tensor) -> Pushed:
         """The inverse of ``push``, with log|det d noise/d inner|."""
-        value, log_det = self.bijection.encode(inner.flatten(0, 1), self._repeated(len(inner)))
+        value, log_det = self.bijection.chain.encode(inner.flatten(0, 1), self._features(len(inner)))
         return value.unflatten(0, inner.shape[:2]), log_det.view(inner.shape[:2])
 
-    def _repeated(self, draws: int) -> Tensor:
-        return self.context.expand(draws, *self.context.shape).flatten(0, 1)
+    def _features(self, draws: int) -> Tensor:
+        """What the couplings are told, for each draw: the encoder runs once for each observation."""
+        found = self.bijection.features(self.context, self.batch)
+        return found.expand(draws, *found.shape).flatten(0, 1)
