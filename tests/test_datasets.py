@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flowinv.training.data import floor_bits, load_images
+from flowinv.training.data import Preparation, floor_bits, load_images
 
 
 def bytes_of(*shape: int, seed: int = 0) -> np.ndarray:
@@ -207,3 +208,62 @@ def test_without_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 def test_floor_bits(bits: int) -> None:
     images = torch.arange(256, dtype=torch.uint8)
     assert floor_bits(images, bits).tolist() == [k // 2 ** (8 - bits) for k in range(256)]
+
+
+# -- pictures as bytes ---------------------------------------------------------------------------------
+
+
+def jpeg_archive(path: Path, arrays: list[np.ndarray], **more: np.ndarray) -> None:
+    parts = []
+    for array in arrays:
+        stream = io.BytesIO()
+        Image.fromarray(array).save(stream, "PNG")  # lossless, so that the bytes can be compared
+        parts.append(stream.getvalue())
+    offsets = np.cumsum([0, *map(len, parts)])
+    np.savez(path, blob=np.frombuffer(b"".join(parts), np.uint8), offsets=offsets, **more)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_kept_as_bytes(tmp_path: Path, channels: int) -> None:
+    arrays = [bytes_of(6, 5, *((3,) if channels == 3 else ()), seed=i) for i in range(5)]
+    is_train = np.array([True, False, True, True, False])
+    jpeg_archive(tmp_path / "a.npz", arrays, is_train=is_train, labels=np.arange(5))
+    data = load_images(tmp_path / "a.npz")
+    assert data.train.shape == (3, channels, 6, 5) and data.test.shape == (2, channels, 6, 5)
+    wanted = arrays[1][..., None] if channels == 1 else arrays[1]
+    assert np.array_equal(data.test[0].permute(1, 2, 0).numpy(), wanted)
+
+
+def test_crop_resize_and_a_test_set_of_the_last(tmp_path: Path) -> None:
+    arrays = [bytes_of(12, 10, 3, seed=i) for i in range(5)]
+    jpeg_archive(tmp_path / "a.npz", arrays)
+    prepare = Preparation((1, 2, 9, 10), (4, 4), test=2)
+    data = load_images(tmp_path / "a.npz", prepare=prepare)
+    assert data.train.shape == (3, 3, 4, 4) and data.test.shape == (2, 3, 4, 4)
+    by_hand = Image.fromarray(arrays[4]).crop((1, 2, 9, 10)).resize((4, 4), Image.Resampling.LANCZOS)
+    assert np.array_equal(data.test[1].permute(1, 2, 0).numpy(), np.asarray(by_hand))
+    for i, array in enumerate(arrays):
+        Image.fromarray(array).save(tmp_path / f"{i}.png")
+    (tmp_path / "a.npz").unlink()
+    assert torch.equal(load_images(tmp_path, prepare=prepare).test, data.test)
+
+
+@pytest.mark.parametrize(
+    ("change", "prepare", "message"),
+    [
+        ({}, Preparation((0, 0, 11, 4), (4, 4)), "does not lie inside a picture of 10 x 12"),
+        ({}, Preparation(test=5), "holds 5 images, no more than the 5 for the test"),
+        ({"offsets": np.array([0, 5, 3])}, Preparation(), "offsets must rise"),
+        ({"offsets": np.array([0.0, 5.0])}, Preparation(), "offsets whole numbers"),
+        ({"blob": np.zeros((3, 3), np.uint8)}, Preparation(), "blob must be bytes"),
+        ({"offsets": np.array([0, 5, 9])}, Preparation(), "picture 0 cannot be read"),
+        ({"is_train": np.ones(3, bool)}, Preparation(), "is_train must hold one bool for each of the 5"),
+    ],
+)
+def test_bytes_that_are_refused(tmp_path: Path, change: dict, prepare: Preparation, message: str) -> None:
+    jpeg_archive(tmp_path / "a.npz", [bytes_of(12, 10, 3, seed=i) for i in range(5)])
+    with np.load(tmp_path / "a.npz") as file:
+        arrays = {**{name: file[name] for name in file.files}, **change}
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        load_images(tmp_path / "a.npz", prepare=prepare)
