@@ -112,7 +112,7 @@ def test_likelihood_misfit_and_penalty_give_the_mode_in_x(weight: float) -> None
 
 def test_adam_comes_to_the_same_place() -> None:
     exact = Exact((12,), batch=2, matrix=MATRIX, sigma=0.1)
-    settings = OptimizationSettings(penalty="latent-norm", weight=0.01, learning_rate=0.02, steps=1500)
+    settings = OptimizationSettings(penalty="latent-norm", weight=0.01, learning_rate=0.05, steps=600)
     torch.testing.assert_close(PointSolver(settings).solve(exact.problem).z, exact.latent_mean, atol=1e-3, rtol=0)
 
 
@@ -161,10 +161,10 @@ def test_absolute_error_with_a_ridge_against_its_closed_form() -> None:
     zero, most = (y - mean) / scale, scale / (2 * weight)
     expected = torch.where(zero.abs() <= most, zero, zero.sign() * most)
     assert 3 <= (expected == zero).sum() <= 9, "both cases occur"
-    settings = OptimizationSettings("l1", "latent-norm", weight, learning_rate=4e-3, steps=1500)
+    settings = OptimizationSettings("l1", "latent-norm", weight, learning_rate=6e-3, steps=900)
     estimate = PointSolver(settings).solve(problem)
     torch.testing.assert_close(estimate.z, expected, atol=0.02, rtol=0)
-    assert (solve(problem, settings, misfit="l2").z - expected).abs().max() > 0.2
+    assert (solve(problem, NEWTON, penalty="latent-norm", weight=weight).z - expected).abs().max() > 0.2
 
 
 def test_absolute_error_against_a_linear_program() -> None:
@@ -176,7 +176,7 @@ def test_absolute_error_against_a_linear_program() -> None:
     constraints = torch.cat([torch.cat([matrix, -eye], 1), torch.cat([-matrix, -eye], 1)]).numpy()
     bounds = [(None, None)] * 5 + [(0, None)] * 9
     program = linprog([0] * 5 + [1] * 9, constraints, [*b, *(-b)], bounds=bounds)
-    settings = OptimizationSettings("l1", learning_rate=4e-3, steps=2500, keep="best")
+    settings = OptimizationSettings("l1", learning_rate=6e-3, steps=1200, keep="best")
     estimate = PointSolver(settings).solve(problem)
     assert program.fun <= float(estimate.objective) < 1.002 * program.fun
     squared = solve(problem, replace(NEWTON, steps=200))
@@ -319,9 +319,9 @@ def one_of(problem: InverseProblem, b: int) -> InverseProblem:
 
 
 BATCHED = {
-    "adam": replace(SHORT, steps=200),
+    "adam": replace(SHORT, steps=80),
     "adam-likelihood": replace(SHORT, penalty="likelihood", misfit="l1", steps=50),
-    "adam-early": replace(SHORT, steps=2000, early_stop=True, window=20, tolerance=1e-4),
+    "adam-early": replace(SHORT, steps=600, early_stop=True, window=20, tolerance=1e-3),
     "lbfgs": replace(SHORT, optimizer="lbfgs", learning_rate=1.0, steps=25, keep="best"),
     "lbfgs-early": replace(SHORT, optimizer="lbfgs", learning_rate=0.5, steps=90, early_stop=True, window=4),
 }
@@ -350,7 +350,7 @@ def test_observations_solved_together_are_exactly_those_solved_alone(name: str) 
 
 def test_early_stopping_ends_observations_one_by_one_near_the_optimum() -> None:
     settings = BATCHED["adam-early"]
-    estimate = agree_exactly(settings)
+    estimate = PointSolver(settings).solve(elementwise_problem())
     ended = estimate.provenance["steps_of_each"]
     assert len(set(ended)) > 1 and max(ended) < settings.steps and estimate.provenance["steps"] < settings.steps
     full = solve(elementwise_problem(), settings, early_stop=False)
