@@ -247,7 +247,7 @@ def jacobian_free(target: ProjectedTarget, position: Tensor) -> tuple[Tensor, di
 def test_pl_mcmc_samples_the_noise_free_conditional(
     where: str, refresh: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    masked, sigma_a, size, steps = Masked(where), 0.07, 0.2, 150
+    masked, sigma_a, size, steps = Masked(where), 0.07, 0.2, 80
     target, kernel, begin = ProjectedTarget(masked.problem, sigma_a), RandomWalk(refresh), masked.begin(sigma_a)
     z, x, acceptance = run(target, kernel, begin, size, steps)
     assert 0.1 < acceptance < 0.9 and float((z == begin).double().mean()) < 0.2
