@@ -18,6 +18,11 @@ def _epochs(config: TrainingConfig) -> str:
     return f"{config.epochs:g} epochs{f', restarted for {more} more' if more else ''}"
 
 
+def _restriction(licence: str) -> str:
+    only = "\n**For research only**: the licence of the images that it was trained on allows no commercial use.\n"
+    return only if "research" in licence or "non-commercial" in licence else ""
+
+
 Scores = dict[str, tuple[float, float, int]]
 
 
@@ -36,7 +41,7 @@ def model_card(
 
 A normalizing-flow prior for images of shape {flow.shape}, pixels in [{flow.support[0]:g}, {flow.support[1]:g}], made by
 flowinv {__version__}. Use it with `flowinv.load_prior("{name}")`, or this folder in place of the name.
-
+{_restriction(licence)}
 ![64 samples](samples.png)
 
 | split | bits/dim | standard error | images |
