@@ -9,7 +9,7 @@ import pytest
 import torch
 from exact_posterior import Exact
 
-from flowinv import Flow, Gaussian, InverseProblem, Mask, VariationalSolver
+from flowinv import CustomLikelihood, Flow, Gaussian, InverseProblem, Mask, VariationalSolver
 from flowinv.flows import GlowConfig, build
 from flowinv.randomness import keyed_generator
 from flowinv.solvers import PRESETS, AmortizedSettings, AmortizedTrainer, Amortizer, Diverged, PreGeneratorConfig
@@ -94,7 +94,7 @@ TINY = replace(SMALL, steps=6, observations=2, draws=2, hidden=8, features=4, sq
 
 def test_a_resumed_training_is_the_unbroken_one(tmp_path: Path) -> None:
     unbroken = image_trainer(TINY)[0].run()
-    first, prior = image_trainer(TINY)
+    first, _ = image_trainer(TINY)
     first.run(tmp_path, until=3)
     second, _ = image_trainer(TINY)
     second.load(tmp_path)
@@ -131,6 +131,87 @@ def test_save_load_and_what_it_refuses(tmp_path: Path) -> None:
     for message, wrong in cases.items():
         with pytest.raises(ValueError, match=f"does not fit the problem: .*{message}"):
             found.posterior(wrong)
+
+
+def test_noise_that_is_a_tensor_or_code_is_told_apart() -> None:
+    _, prior = image_trainer(TINY)
+    sigma = torch.full((1, 8, 8), 0.3)
+    chosen = task("inpaint-bottom", prior.shape, likelihood=Gaussian(sigma))
+    amortizer = AmortizedTrainer(prior, chosen, TINY).result()
+    y = chosen.observe(torch.rand(1, 1, 8, 8, generator=keyed_generator(1)), keyed_generator(2))
+    assert amortizer.refuses(InverseProblem(prior, chosen.operator, Gaussian(sigma.clone()), y)) is None
+    assert amortizer.refuses(InverseProblem(prior, chosen.operator, Gaussian(2 * sigma), y)) is not None
+    mine, other = (CustomLikelihood(lambda y, p: -(y - p).square().flatten(-3).sum(-1)) for _ in range(2))
+    amortizer = AmortizedTrainer(prior, Task(chosen.operator, mine, {}), TINY).result()
+    assert amortizer.refuses(InverseProblem(prior, chosen.operator, mine, y)) is None
+    assert amortizer.refuses(InverseProblem(prior, chosen.operator, other, y)) is not None
+
+
+def test_an_operator_in_code_float64_and_no_leak_into_its_weights() -> None:
+    exact = Exact((4,), batch=2, dtype=torch.float64)
+    net = torch.nn.Linear(4, 3).double()
+    problem = InverseProblem(exact.prior, net, Gaussian(0.1), torch.zeros(2, 3, dtype=torch.float64))
+    settings = replace(SMALL, steps=3)
+    trainer = AmortizedTrainer(exact.prior, Task(problem.operator, problem.likelihood, {}), settings)
+    amortizer = trainer.run()
+    assert all(p.grad is None for p in net.parameters())
+    with torch.no_grad():
+        posterior = amortizer.posterior(problem)
+    assert posterior.sample(2, keyed_generator(0)).dtype == torch.float64
+    found = VariationalSolver(replace(PRESETS["semi-amortized"], steps=2)).solve(
+        problem, start=amortizer.start(problem)
+    )
+    assert torch.isfinite(found.elbo).all()
+
+
+def test_learning_rate_and_noise_settings() -> None:
+    trainer, _ = image_trainer(replace(TINY, steps=100, warmup=10, learning_rate=1.0))
+    rates = []
+    for trainer.step in (0, 10, 50, 99):
+        rates.append(trainer.learning_rate())
+    assert rates == pytest.approx([0.1, 0.9755, 0.5, 0.00025], abs=1e-4)
+    noisy, clean = (image_trainer(replace(TINY, noise=noise))[0]._simulated(0).y for noise in (True, False))
+    assert 0.2 < float((noisy - clean)[:, :, 4:].std()) < 0.4 and torch.equal(noisy[:, :, :4], clean[:, :, :4])
+
+
+def test_the_shipped_amortizer_is_found_and_answers_at_once() -> None:
+    from importlib.resources import files
+
+    import numpy as np
+
+    from flowinv import load_prior
+    from flowinv.solvers import find_amortizer, solve
+
+    prior = load_prior("mnist")
+    chosen = task("inpaint-bottom", prior.shape, sigma=0.1)
+    with np.load(str(files("flowinv") / "demo" / "digits.npz")) as file:
+        truth = (torch.from_numpy(file["test_x"][:3])[:, None].float() + 0.5) / 256
+    problem = InverseProblem.from_task(prior, chosen, chosen.observe(truth, keyed_generator(0), noise=False))
+    amortizer = find_amortizer(problem)
+    assert amortizer is not None and sum(p.numel() for p in amortizer.conditional.parameters()) * 4 < 8e6
+    posterior = solve("avi", problem)
+    prior_guess = problem.log_likelihood(prior.sample(64, keyed_generator(1))[:, None].expand(64, 3, 1, 28, 28)).mean(0)
+    assert (posterior.measure_elbo(64, keyed_generator(2)) > 200).all() and (prior_guess < -1000).all()
+    other = InverseProblem(prior, chosen.operator, Gaussian(0.2), problem.y)
+    assert find_amortizer(other) is None
+
+
+def test_semi_amortized_by_name_starts_from_the_amortizer() -> None:
+    from flowinv.solvers import settings_for, solve
+
+    trainer, prior = image_trainer(TINY)
+    amortizer = trainer.run()
+    with torch.no_grad():
+        for p in amortizer.conditional.parameters():
+            p += 0.1 * torch.randn(p.shape, generator=keyed_generator(p.numel()))
+    chosen = task("inpaint-bottom", prior.shape, sigma=0.3)
+    y = chosen.observe(torch.rand(2, 1, 8, 8, generator=keyed_generator(1)), keyed_generator(2))
+    problem = InverseProblem.from_task(prior, chosen, y)
+    settings = settings_for("semi-amortized", steps=2, final_draws=8)
+    by_name = solve("semi-amortized", problem, settings, amortizer=amortizer)
+    by_hand = VariationalSolver(settings).solve(problem, start=amortizer.start(problem))
+    for a, b in zip(by_name.family.parameters(), by_hand.family.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_settings_and_operators_that_are_refused() -> None:

@@ -519,7 +519,7 @@ def test_every_solver_writes_its_folder(run: Run, place: Path, monkeypatch: pyte
     monkeypatch.setattr(catalogue, "settings_for", tiny)
     monkeypatch.setattr("flowinv.solvers.settings_for", tiny)
     arguments = (*SOLVE, "--image", "in/image.png", "--task", "inpaint-bottom", "--noiseless", "--solver", name)
-    code, out, err = run(*arguments, "--draws", 8)
+    code, _, err = run(*arguments, "--draws", 8)
     assert (code, err) == (0, "")
     summary = json.loads((place / "out" / "summary.json").read_text())
     assert summary["solver"] == name and "checkpoint" not in {p.name for p in (place / "out").iterdir()}
@@ -529,7 +529,11 @@ def test_every_solver_writes_its_folder(run: Run, place: Path, monkeypatch: pyte
         truth = read_image("in/image.png", SHAPE)
         assert summary["squared_error"] == pytest.approx(float((x - truth).square().sum()), rel=1e-4)
         return
-    assert sorted(p.name for p in (place / "out").iterdir()) == OUTPUTS
+    trained = ["amortizer"] if name in ("avi", "semi-amortized") else []  # none ships for this prior
+    assert sorted(p.name for p in (place / "out").iterdir()) == [*trained, *OUTPUTS]
+    if trained:
+        again = ("solve", "in/affine", "--out", "again", *arguments[4:], "--amortizer", "out/amortizer", "--draws", 8)
+        assert run(*again)[0] == 0
     posterior = Posterior.load(place / "out" / "posterior")
     assert ("elbo_nats" in summary) == isinstance(posterior, FlowPosterior)
     assert ("rhat" in summary) == isinstance(posterior, SampledPosterior)

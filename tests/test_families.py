@@ -146,6 +146,9 @@ def test_context_is_the_adjoint_and_the_mask() -> None:
     context = context_of(InverseProblem(prior, Mask(half), Gaussian(0.1), y))
     assert context.shape == (2, 2, 8, 8)
     assert torch.equal(context[:, :1], y * half) and torch.equal(context[:, 1:], half.double().expand(2, 1, 8, 8))
+    colour, three = affine_flow((3, 8, 8)), torch.rand(2, 3, 8, 8, generator=seeded(), dtype=torch.float64)
+    context = context_of(InverseProblem(colour, Mask(half), Gaussian(0.1), three))  # one mask for all channels
+    assert context.shape == (2, 6, 8, 8) and torch.equal(context[:, 3:], half.double().expand(2, 3, 8, 8))
     matrix = torch.randn(5, 64, generator=seeded(2), dtype=torch.float64)
     y = torch.randn(3, 5, generator=seeded(3), dtype=torch.float64)
     context = context_of(InverseProblem(prior, MatrixOperator(matrix), Gaussian(0.1), y))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from exact_posterior import Exact
 from torch import Tensor
 
 from flowinv import Affine, CustomLikelihood, Flow, Gaussian, InverseProblem, Mask, MatrixOperator, Posterior
@@ -247,6 +248,86 @@ def test_equal_seeds_agree_and_others_do_not() -> None:
     ]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+def test_ambient_reaches_the_closed_form() -> None:
+    """q over u: the same evidence as in the latent, by way of the prior's density; it starts far away, at N(0, I)."""
+    answer = Exact((6,), sigma=0.3)
+    settings = replace(GAUSSIAN, steps=1500, learning_rate=0.03, space="ambient")
+    posterior = VariationalSolver(settings).solve(answer.problem)
+    assert posterior.family.space == "ambient"
+    assert float(answer.log_evidence - posterior.elbo) < 0.05
+    assert ((posterior.mean(4000) - answer.mean) / answer.covariance.diagonal().sqrt()).abs().max() < 0.1
+
+
+def test_annealing_widens_the_noise_and_lets_go_halfway() -> None:
+    problem = small_problem()
+    run = module._Run(problem, replace(SHORT, anneal=10.0, steps=40))
+    found = []
+    for run.step in (0, 10, 20, 30):
+        found.append(run.widening())
+        wide = run.terms()["log p(y|x)"]
+        plain = module._Run(problem, replace(SHORT, steps=40))
+        plain.step = run.step
+        assert torch.equal(wide, plain.terms()["log p(y|x)"]) == (run.step >= 20)
+    assert found == pytest.approx([10.0, 10**0.5, 1.0, 1.0])
+
+
+def test_no_early_stop_while_the_noise_is_still_narrowing() -> None:
+    settings = replace(SHORT, early_stop=True, anneal=100.0, steps=200, window=20, tolerance=1e9)
+    assert VariationalSolver(settings).solve(small_problem()).provenance["steps"] >= 100 + 2 * 20
+    assert VariationalSolver(replace(settings, anneal=1.0)).solve(small_problem()).provenance["steps"] < 100
+
+
+def test_learning_rate_warms_up_and_cools_down() -> None:
+    run = module._Run(small_problem(), replace(SHORT, steps=100, warmup=10, cooldown=0.5, learning_rate=1.0))
+    rates = []
+    for run.step in (0, 4, 9, 49, 75, 99):
+        rates.append(run.learning_rate())
+    assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.02])
+
+
+def test_what_a_diverged_fit_hands_over_is_the_state_before() -> None:
+    problem = small_problem()
+    calls = []
+
+    def watched(x: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return x * (float("nan") if len(calls) > before + 7 else 1.0)
+
+    before = 10**9
+    watching = InverseProblem(problem.given_prior, watched, Gaussian(0.3), problem.y)
+    before = len(calls)
+    with pytest.raises(Diverged, match="step 7: log p") as caught:
+        VariationalSolver(SHORT).solve(watching)
+    found = caught.value.result
+    assert found.provenance["steps"] == 6 and len(found.trace["elbo"]) == 6
+    plain = InverseProblem(problem.given_prior, lambda x: x * 1.0, Gaussian(0.3), problem.y)
+    unbroken = module._Run(plain, SHORT)
+    for _ in range(6):
+        unbroken.one_step()
+    for a, b in zip(found.family.parameters(), unbroken.family.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_start_of_another_kind_is_another_fit(tmp_path) -> None:
+    from flowinv.families.family import composed
+
+    problem, config = small_problem(), PreGeneratorConfig(steps=2, hidden=8)
+    latent, ambient = (composed(problem.shape, 1, config, space) for space in ("latent", "ambient"))
+    VariationalSolver(SHORT).solve(problem, tmp_path, start=latent)
+    with pytest.raises(ValueError, match="another problem or of other settings"):
+        VariationalSolver(SHORT).solve(problem, tmp_path, start=ambient)
+
+
+def test_a_posterior_leaves_the_family_it_was_given_trainable() -> None:
+    from flowinv import FlowPosterior
+    from flowinv.families.family import composed
+
+    problem = small_problem()
+    family = composed(problem.shape, 1, PreGeneratorConfig(steps=2, hidden=8))
+    FlowPosterior(problem, family, {}, {})
+    assert all(p.requires_grad for p in family.parameters())
 
 
 def test_several_observations_are_solved_as_each_alone() -> None:

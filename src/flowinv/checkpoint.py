@@ -44,4 +44,6 @@ def unpack(prefix: str, tensors: dict[str, Tensor], module: nn.Module, optimizer
         raise BundleError("the checkpoint's optimiser state is not whole")
     module.load_state_dict(weights)
     for name, values in found.items():
-        optimizer.state[parameters[name]] = values
+        optimizer.state[parameters[name]] = {
+            key: value if key == "step" else value.to(parameters[name].device) for key, value in values.items()
+        }

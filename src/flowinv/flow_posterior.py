@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ class FlowPosterior(Posterior):
         super().__init__(problem, trace, provenance)
         if family.batch != problem.batch:
             raise ValueError(f"the family is for {family.batch} observations, the problem has {problem.batch}")
-        self.family = family.requires_grad_(False).eval()
+        self.family = copy.deepcopy(family).requires_grad_(False).eval()
 
     @torch.no_grad()
     def _chunks(self, n: int, generator: torch.Generator, chunk: int = 64) -> Iterator[Draw]:

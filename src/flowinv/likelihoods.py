@@ -47,7 +47,7 @@ class Likelihood:
 
     def sample(self, prediction: Tensor, generator: torch.Generator) -> Tensor:
         """A measurement y ~ p(y | prediction), of the prediction's shape."""
-        raise TypeError(f"{self!r} cannot draw measurements")
+        raise TypeError(f"{self!r} cannot draw measurements: take y = A(x) instead (--noiseless)")
 
     def mean(self, prediction: Tensor) -> Tensor:
         """E[y | prediction]."""
@@ -281,8 +281,8 @@ class Distance(Likelihood):
 
     ``distance(y, prediction)`` takes two tensors (N, \*m) and gives (N,); draws are flattened into N. Its normaliser
     over y depends on x unless d is invariant to translations, so an ELBO bounds no log p(y); the warning at
-    construction says so. A distance with a ``spec`` (those of ``flowinv.metrics``) is saved by it; any other is code. Source: Whang et al., Composing Normalizing Flows for Inverse Problems, section 4
-    (smoothing).
+    construction says so. A distance with a ``spec`` (those of ``flowinv.metrics``) is saved by it; any other is code.
+    Source: Whang et al., Composing Normalizing Flows for Inverse Problems, section 4 (smoothing).
     """
 
     normalised = False

@@ -467,7 +467,7 @@ def data_fit(problem: Any, draws: Source, generator: torch.Generator | None = No
         raise ValueError(
             f"observations {torch.nonzero(count == 0).flatten().tolist()} have no observed measurement to check"
         )
-    replicate = generator is not None and _can_sample(likelihood)
+    replicate = generator is not None and can_sample(likelihood)
     edges = torch.tensor(RESIDUAL_EDGES, dtype=torch.float64, device=y.device)
     bins = len(RESIDUAL_EDGES) - 1
     histogram = torch.zeros(len(y), bins, dtype=torch.int64, device=y.device)
@@ -529,7 +529,7 @@ def _replica_statistic(
     return torch.cat(rows)
 
 
-def _can_sample(likelihood: Any) -> bool:
+def can_sample(likelihood: Any) -> bool:
     """Whether the likelihood defines ``sample``: the base class's only refuses, and so does one without its
     ``sampler``.
     """

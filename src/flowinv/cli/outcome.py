@@ -32,7 +32,7 @@ def refuse(out: Path, overwrite: bool) -> None:
     if not out.exists() or overwrite:
         return
     # the checkpoint goes last, so beside one the other files are those of a run that was not finished
-    ours = ("checkpoint", *_POSTERIOR, *_POINT) if (out / "checkpoint").is_dir() else ()
+    ours = ("checkpoint", "amortizer", *_POSTERIOR, *_POINT) if (out / "checkpoint").is_dir() else ()
     foreign = sorted(p.name for p in out.iterdir() if p.name not in ours)
     if foreign:
         raise FileExistsError(f"{out} already holds {foreign[0]}; choose another folder, or --overwrite")
@@ -78,6 +78,7 @@ def solve_into(
     from ..point_estimate import PointEstimate
     from ..solvers import Diverged, SolverProgress
     from ..solvers import solve as run
+    from ..solvers.catalogue import TRAINED
 
     started = time.monotonic()
     checkpoint = out / "checkpoint"
@@ -109,6 +110,10 @@ def solve_into(
         written = _write_point(out, result, truth, about, fitted)
     else:
         written = _write_posterior(out, result, draws, truth, about, fitted, title)
+    if (checkpoint / TRAINED).is_dir():  # what took longest may serve again
+        shutil.rmtree(out / "amortizer", ignore_errors=True)
+        (checkpoint / TRAINED).rename(out / "amortizer")
+        written = ("amortizer", *written)
     shutil.rmtree(checkpoint, ignore_errors=True)
     typer.echo(f"wrote {', '.join(written)} in {out} ({time.monotonic() - started:.0f} s); open {out / written[-1]}")
 

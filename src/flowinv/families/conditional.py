@@ -148,8 +148,9 @@ def context_of(problem: InverseProblem) -> Tensor:
         return problem.y.flatten(1).clone()
     low, high = problem.prior.support
     middle = 0.5 * (low + high) if high - low < float("inf") else 0.0
-    x = problem.y.new_full((problem.batch, *problem.shape), middle).requires_grad_(True)
-    parts: list[Any] = [torch.autograd.grad(problem.operator(x), x, problem.y)[0]]
-    if problem.observed is not None and problem.observed.shape[-3:] == problem.shape:
+    with torch.enable_grad():
+        x = problem.y.new_full((problem.batch, *problem.shape), middle).requires_grad_(True)
+        parts: list[Any] = [torch.autograd.grad(problem.operator(x), x, problem.y)[0]]
+    if problem.observed is not None and problem.y.shape[1:] == problem.shape:
         parts.append(problem.observed.expand(problem.batch, *problem.shape).to(problem.y.dtype))
     return torch.cat(parts, 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -43,6 +46,14 @@ class Family(nn.Module):
     @property
     def batch(self) -> int:
         return self.map.batch
+
+    def fingerprint(self) -> str:
+        """SHA-256 over what it is, its weights, and which of them may be trained."""
+        trainable = [name for name, p in self.named_parameters() if p.requires_grad]
+        digest = hashlib.sha256(json.dumps([self.space, self.description, trainable], sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def inner(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Noise (m, B, *shape) to the inner point and its log q, (m, B)."""
@@ -97,19 +108,21 @@ def semi_amortized(conditional: Conditional, context: Tensor, noise_side: PreGen
     A copy of the conditional pre-generator to be fine-tuned; with ``noise_side``, the conditional itself, frozen, after a
     pre-generator that starts as the identity.
     """
-    description: dict[str, Any] = {"kind": "semi-amortized", "space": "latent", "conditional": asdict(conditional.config)}
+    description: dict[str, Any] = {
+        "kind": "semi-amortized",
+        "space": "latent",
+        "conditional": asdict(conditional.config),
+    }
     description["noise_side"] = None if noise_side is None else asdict(noise_side)
     bijections = []
     for b in range(len(context)):
-        copy = Conditional(conditional.config).to(context.dtype)
-        copy.load_state_dict(conditional.state_dict())
-        start = Conditioned(copy, context[b : b + 1].clone())
+        start = Conditioned(copy.deepcopy(conditional).to(context), context[b : b + 1].clone())
         if noise_side is None:
             bijections.append(start)
         else:
             start.requires_grad_(False)
             seeded = PreGeneratorConfig(**{**asdict(noise_side), "seed": noise_side.seed + b})
-            inner = build_pregenerator(conditional.config.shape, seeded).to(context.dtype)
+            inner = build_pregenerator(conditional.config.shape, seeded).to(context)
             bijections.append(Chain([start, inner]))  # type: ignore[arg-type]
     return Family(Generators(bijections), "latent", description)
 
@@ -123,7 +136,9 @@ def family_from_description(
         if kind == "composed":
             family = composed(shape, batch, PreGeneratorConfig(**description["pregenerator"]), space)
         elif kind in ("amortized", "semi-amortized"):
-            settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description["conditional"].items()}
+            settings: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in description["conditional"].items()
+            }
             config = ConditionalConfig(**settings)
             conditional, context = Conditional(config), torch.zeros(batch, *config.context)
             if kind == "amortized":

@@ -13,6 +13,7 @@ from ..flows.flow import Flow
 if TYPE_CHECKING:
     from ..training import Trainer, TrainingConfig
 
+
 def _epochs(config: TrainingConfig) -> str:
     more = ", restarted for ".join(f"{length:g}" for length in config.restarts)
     return f"{config.epochs:g} epochs{f', restarted for {more} more' if more else ''}"

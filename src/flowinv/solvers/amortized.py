@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
 import platform
 import time
@@ -26,6 +28,7 @@ from ..problem import InverseProblem
 from ..problem_store import under
 from ..randomness import keyed_generator
 from ..store import BundleError, read_bundle, write_bundle, write_text
+from ..summaries import can_sample
 from ..tasks import Task, task_from_spec
 from .progress import Diverged, SolverProgress
 
@@ -90,11 +93,14 @@ class Amortizer:
         """Why it cannot answer a problem, or None where it can: it knows one prior, one operator, one noise."""
         if problem.prior_fingerprint != self.prior_sha256:
             return "it was trained under another prior"
-        mine, theirs = self.task.operator.on(problem.shape), problem.operator
-        if mine.spec is None or mine.spec != theirs.spec or not _same(mine.tensors(), theirs.tensors()):
-            return f"it was trained for {mine!r}, this is {theirs!r}"
-        if self.task.likelihood.spec != problem.likelihood.spec:
-            return f"it was trained for {self.task.likelihood!r}, this is {problem.likelihood!r}"
+        operator = self.task.operator
+        if operator is not problem.operator:
+            operator = operator.on(problem.shape)
+        for mine, theirs in ((operator, problem.operator), (self.task.likelihood, problem.likelihood)):
+            if mine is theirs:  # code, which nothing else tells apart
+                continue
+            if mine.spec is None or mine.spec != theirs.spec or not _same(mine.tensors(), theirs.tensors()):
+                return f"it was trained for {mine!r}, this is {theirs!r}"
         return None
 
     def _context(self, problem: InverseProblem) -> Tensor:
@@ -104,7 +110,9 @@ class Amortizer:
 
     def posterior(self, problem: InverseProblem) -> FlowPosterior:
         """The posterior of every observation at once, with no fitting; its ``elbo`` is measured when asked for."""
-        family = amortized(self.conditional, self._context(problem))
+        context = self._context(problem)
+        conditional = copy.deepcopy(self.conditional).to(context.device, context.dtype)
+        family = amortized(conditional, context)
         provenance = {"solver": "amortized", "steps": 0, "seconds": 0.0, "amortizer": self.provenance}
         return FlowPosterior(problem, family, {"step": [], "elbo": []}, provenance)
 
@@ -112,9 +120,8 @@ class Amortizer:
         """A family that begins as ``posterior`` and may be fitted: a copy per observation, or a map on its noise side."""
         context = self._context(problem)
         with torch.enable_grad():
-            copy = Conditional(self.conditional.config).to(context.dtype)
-            copy.load_state_dict(self.conditional.state_dict())
-            return semi_amortized(copy, context, noise_side)
+            conditional = copy.deepcopy(self.conditional).to(context.device, context.dtype).requires_grad_(True)
+            return semi_amortized(conditional, context, noise_side)
 
     def card(self, prior: str, command: str) -> str:
         """Markdown: what it is, what it was trained for, the command, the limits."""
@@ -160,15 +167,19 @@ Its posteriors fit the prior's own images best; on others, ask for the ELBO, and
         """Read what ``save`` wrote."""
         config, tensors = read_bundle(folder, FORMAT)
         try:
-            settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["conditional"].items()}
-            conditional = Conditional(ConditionalConfig(**settings))
-            fit_or_refuse(under("conditional", tensors), conditional.state_dict(), f"{folder}: the amortizer's weights")
-            conditional.load_state_dict(under("conditional", tensors))
+            settings: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in config["conditional"].items()
+            }
+            weights = under("conditional", tensors)
+            dtype = next(t.dtype for t in weights.values() if t.is_floating_point())
+            conditional = Conditional(ConditionalConfig(**settings)).to(dtype)
+            fit_or_refuse(weights, conditional.state_dict(), f"{folder}: the amortizer's weights")
+            conditional.load_state_dict(weights)
             task = task_from_spec(config["task"], conditional.config.shape, under("task", tensors))
             return cls(conditional, task, config["prior_sha256"], config["provenance"])
         except KeyError as error:
             raise BundleError(f"{folder} is not a whole amortizer: it misses {error}") from None
-        except (TypeError, AttributeError, RuntimeError) as error:
+        except (TypeError, AttributeError, RuntimeError, StopIteration) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise BundleError(f"{folder} is not a whole amortizer: {reason}") from None
 
@@ -212,9 +223,12 @@ class AmortizedTrainer:
                 "all observations share"
             )
         self.settings, self.task = settings, task
+        self.noise = settings.noise and can_sample(task.likelihood)  # a distance has no noise to draw
         self.prior = prior.frozen()
         self.inner = prior.frozen(bf16=True) if settings.bf16 else self.prior
-        self.given, self.prior_sha256 = prior, prior.fingerprint()
+        self.prior_sha256 = prior.fingerprint()
+        like = next(t for t in self.prior.state_dict().values() if t.is_floating_point())
+        self.dtype, self.device = like.dtype, like.device
         context = tuple(context_of(self._simulated(0)).shape[1:])
         config = ConditionalConfig(
             prior.shape,
@@ -226,7 +240,7 @@ class AmortizedTrainer:
             settings.squeezes if len(prior.shape) == 3 else 0,
             settings.seed,
         )
-        self.conditional = Conditional(config)
+        self.conditional = Conditional(config).to(self.device, self.dtype)
         self.average = {k: v.detach().clone() for k, v in self.conditional.named_parameters()}
         self.optimizer = torch.optim.Adam(self.conditional.parameters(), lr=settings.learning_rate)
         self.step, self.seconds = 0, 0.0
@@ -238,8 +252,8 @@ class AmortizedTrainer:
         generator = keyed_generator(s.seed, 11, step)
         z = self.prior.noise((s.observations,), generator)
         with torch.no_grad():
-            x = self.inner.decode(z)[0].float()
-        y = self.task.observe(x.clamp(*self.prior.support), generator, noise=s.noise)
+            x = self.inner.decode(z)[0].to(self.dtype)
+        y = self.task.observe(x.clamp(*self.prior.support), generator, noise=self.noise)
         problem = getattr(self, "_problem", None)
         if problem is None:
             problem = self._problem = InverseProblem(self.prior, self.task.operator, self.task.likelihood, y)
@@ -259,8 +273,12 @@ class AmortizedTrainer:
         problem = self._simulated(self.step)
         family = amortized(self.conditional, context_of(problem))
         noise = torch.randn(
-            s.draws, s.observations, *self.prior.shape, generator=keyed_generator(s.seed, 12, self.step)
-        )
+            s.draws,
+            s.observations,
+            *self.prior.shape,
+            generator=keyed_generator(s.seed, 12, self.step),
+            dtype=self.dtype,
+        ).to(self.device)
         inner, log_q = family.inner(noise)
         x, _ = family.to_x(inner, self.inner)
         return (log_q - family.log_prior(inner, self.prior) - problem.log_likelihood(x)).mean()
@@ -268,7 +286,7 @@ class AmortizedTrainer:
     def _one_step(self) -> float:
         loss = self.loss()
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward(inputs=list(self.conditional.parameters()))  # and into nothing else: an operator may hold weights
         norm = nn.utils.clip_grad_norm_(self.conditional.parameters(), self.settings.clip)
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
             raise Diverged(self.step, "the loss" if not math.isfinite(loss.item()) else "the gradient", self.result())
@@ -307,7 +325,7 @@ class AmortizedTrainer:
 
     def result(self) -> Amortizer:
         """The amortizer with averaged weights."""
-        conditional = Conditional(self.conditional.config)
+        conditional = copy.deepcopy(self.conditional)
         conditional.load_state_dict({**self.conditional.state_dict(), **self.average})
         provenance = {"settings": asdict(self.settings), "steps": self.step, "seconds": round(self.seconds, 1)}
         return Amortizer(conditional, self.task, self.prior_sha256, provenance)
@@ -315,7 +333,11 @@ class AmortizedTrainer:
     # -- checkpoints ---------------------------------------------------------------------------------
 
     def _identity(self) -> dict[str, Any]:
-        return {"settings": asdict(self.settings), "prior": self.prior_sha256, "task": self.task.spec}
+        digest = hashlib.sha256(repr((self.task.operator, self.task.likelihood)).encode())
+        for name, tensor in sorted(self.task.tensors().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        task = {"spec": self.task.spec, "sha256": digest.hexdigest()}
+        return {"settings": asdict(self.settings), "prior": self.prior_sha256, "task": task}
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint, replacing the one before."""
@@ -332,6 +354,6 @@ class AmortizedTrainer:
         average = under("average", tensors)
         fit_or_refuse(average, self.average, f"{folder}: the averaged weights")
         unpack("conditional", tensors, self.conditional, self.optimizer)
-        self.average = average
+        self.average = {k: v.to(self.device) for k, v in average.items()}
         for name, value in config["state"].items():
             setattr(self, name, value)

@@ -17,6 +17,7 @@ from .progress import SolverProgress
 from .sampling import SAMPLING_PRESETS, Sampler
 from .variational import PRESETS, VariationalSolver
 
+TRAINED = "trained"  # within a checkpoint: the amortizer that was trained on the way, to be kept
 Report = Callable[[SolverProgress], None]
 Result = Posterior | PointEstimate
 Engine = Literal["variational", "amortized", "sampling", "optimization"]
@@ -194,4 +195,7 @@ def _amortizer(
     trainer = AmortizedTrainer(problem.given_prior, task, settings)
     if folder is not None and (folder / "config.json").exists():
         trainer.load(folder)
-    return trainer.run(folder, report)
+    trained = trainer.run(folder, report)
+    if folder is not None and operator.spec is not None and likelihood.spec is not None:
+        trained.save(folder.with_name(TRAINED), trained.card("of this problem", "flowinv solve"), overwrite=True)
+    return trained

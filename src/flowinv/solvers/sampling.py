@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -249,7 +248,7 @@ class _Run:
             "steps": self.step,
             "prior_passes": self.prior_passes(),
             "step_size": self.step_size().tolist(),
-            "through": None if self.through is None else _digest(self.through),
+            "through": None if self.through is None else _about(self.through),
         }
         stats = {"lp": self.lp[:, : self.kept].clone(), "acceptance": self.acceptance[:, : self.kept].clone()}
         return SampledPosterior(self.problem, self.draws[:, : self.kept], stats, self.trace, provenance)
@@ -257,7 +256,7 @@ class _Run:
     # -- checkpoints ---------------------------------------------------------------------------------
 
     def _identity(self) -> dict[str, Any]:
-        through = None if self.through is None else _digest(self.through)
+        through = None if self.through is None else self.through.family.fingerprint()
         return {"settings": asdict(self.settings), "problem": self.problem.fingerprint(), "through": through}
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -332,12 +331,12 @@ def _latents(through: FlowPosterior, noise: Tensor) -> Tensor:
     return inner.to(noise.dtype)
 
 
-def _digest(through: FlowPosterior) -> str:
-    """SHA-256 of a flow posterior's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(through.family.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _about(through: FlowPosterior) -> dict[str, Any]:
+    """What a flow posterior is and what fitting it cost: chains through it have that cost too."""
+    known = through.provenance
+    draws = (known.get("settings") or {}).get("draws", 0)
+    cost = {"prior_passes": draws * (known.get("steps") or 0), "seconds": known.get("seconds")}
+    return {"sha256": through.family.fingerprint(), "steps": known.get("steps"), **cost}
 
 
 class Sampler:

@@ -193,7 +193,7 @@ def _inside(y: Tensor, observed: Tensor, support: tuple[float, float]) -> Tensor
     if seen.min() < low or seen.max() > high:
         raise ValueError(
             f"PL-MCMC conditions on y without noise, so y must lie in the prior's support [{low:g}, {high:g}], got values "
-            f"from {float(seen.min()):.4g} to {float(seen.max()):.4g}"
+            f"from {float(seen.min()):.4g} to {float(seen.max()):.4g}: clip y, or degrade the image without noise (--noiseless)"
         )
     finite = [edge for edge in (low, high) if abs(edge) < float("inf")]
     if not finite:

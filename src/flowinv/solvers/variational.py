@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -120,7 +119,7 @@ class _Run:
         if not self.weights:
             raise ValueError("the family to start from has no weights that may be trained")
         self.optimizer = torch.optim.Adam(self.weights, lr=settings.learning_rate)
-        self.started_from = _digest(self.family) if start is not None else None
+        self.started_from = self.family.fingerprint() if start is not None else None
         self.step, self.seconds = 0, 0.0
         self.cooldown_from = round(settings.steps * (1 - settings.cooldown))
         self.total = settings.steps
@@ -166,7 +165,7 @@ class _Run:
         terms = self.terms()
         for name, value in terms.items():
             if not torch.isfinite(value).all():
-                raise self.diverged(name)
+                raise self.diverged(name)  # at weights that the last step led to: those before it are restored
         if not terms["log p(y|x)"].requires_grad:
             raise ValueError(
                 "log p(y|x) passes no gradient to x: write operator and likelihood in differentiable torch code"
@@ -179,12 +178,11 @@ class _Run:
             raise self.diverged("the gradient")
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        if self.step % 25 == 0:
-            self.good = self._snapshot()
+        self.good = self._snapshot()
         self.optimizer.step()
         self.trace.append(elbo.tolist())
         self.step += 1
-        if self.settings.early_stop and self.step < self.cooldown_from and self.widening() == 1 and self.settled():
+        if self.settings.early_stop and self.step < self.cooldown_from and self.settled():
             length = self.total - self.cooldown_from
             self.cooldown_from, self.total = self.step, self.step + min(length, self.step)
 
@@ -197,7 +195,10 @@ class _Run:
     def settled(self) -> bool:
         """Whether the last window's mean ELBO exceeds the one before it, two standard errors added, by less than tolerance."""
         w = self.settings.window
-        if self.step < 2 * w or self.step % 10:
+        annealed = (
+            self.settings.steps // 2 if self.settings.anneal > 1 else 0
+        )  # before that another objective was fitted
+        if self.step < annealed + 2 * w or self.step % 10:
             return False
         recent = torch.tensor(self.trace[-2 * w :], dtype=torch.float64)
         before, last = recent[:w], recent[w:]
@@ -205,13 +206,18 @@ class _Run:
         return bool((last.mean(0) - before.mean(0) + 2 * noise < self.settings.tolerance).all())
 
     def diverged(self, term: str) -> Diverged:
+        at = self.step
         self.family.load_state_dict(self.good)
-        return Diverged(self.step, term, self.posterior())
+        self.step = max(0, at - 1)  # what is handed over is the state before the step that led here
+        self.trace = self.trace[: self.step]
+        return Diverged(at, term, self.posterior())
 
     def posterior(self) -> FlowPosterior:
         provenance = {
             "solver": "variational",
             "settings": asdict(self.settings),
+            "family": self.family.description,
+            "started_from": self.started_from,
             "seconds": self.seconds,
             "steps": self.step,
         }
@@ -237,13 +243,6 @@ class _Run:
             setattr(self, name, value)
         self.trace = config["trace"]
         self.good = self._snapshot()
-
-
-def _digest(family: Family) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(family.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _shadow(module: Family) -> Family:

@@ -1,0 +1,412 @@
+"""The benchmarks' own arithmetic: cases, budgets, scores, intervals, and that interrupted runs go on."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.composing import ideal, page, run, semi, smoothing, tune
+from benchmarks.composing.bootstrap import indices, mean_interval, number
+from benchmarks.composing.cases import CASES, RANDOM_OPERATORS, case_named, truth_of
+from benchmarks.composing.data import order
+from benchmarks.composing.engines import Outcome, solve, tiled
+from benchmarks.composing.measure import energy_score, hidden, rows_of
+from benchmarks.composing.methods import METHODS, PASSES, applies, settings_of, tuned, with_changes
+from benchmarks.composing.perception import Perception, Reference
+from benchmarks.composing.picture import UNSEEN, measurement
+from benchmarks.composing.scores import floor, frechet, inception_type
+from benchmarks.composing.store import Store, read_draws, read_features
+from flowinv import Affine, Flow, Gaussian, InverseProblem, Mask
+from flowinv.randomness import keyed_generator
+from flowinv.solvers import OptimizationSettings, SamplingSettings, VariationalSettings
+
+NAN = float("nan")
+
+
+def normal_images(shape: tuple[int, ...] = (1, 4, 4)) -> Flow:
+    """N(.5, .2^2) pixels."""
+    size = math.prod(shape)
+    return Flow(Affine.from_covariance(torch.full(shape, 0.5), 0.04 * torch.eye(size)), shape)
+
+
+# -- cases -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_case_measures_without_noise_and_again_the_same(name: str) -> None:
+    case = CASES[name]
+    shape = case.dataset.shape
+    x = truth_of(torch.randint(2**case.dataset.bits, (1, *shape), generator=keyed_generator(1)), case.dataset.bits)
+    tasks = [case.task_of(shape, 5), case.task_of(shape, 5), case.task_of(shape, 6)]
+    first, again, other = (task.observe(x, torch.Generator(), noise=False) for task in tasks)
+    assert torch.equal(first, again)
+    assert torch.equal(first, other) == (case.task not in RANDOM_OPERATORS)
+    prediction = tasks[0].operator(x)
+    seen = tasks[0].operator.observed
+    assert torch.equal(first, prediction if seen is None else torch.where(seen, prediction, 0.0))
+    assert isinstance(tasks[0].likelihood, Gaussian) and tasks[0].likelihood.sigma == case.sigma
+    assert case.tuned_as in CASES
+
+
+def test_halves_and_numbers_of_measurements_are_the_papers() -> None:
+    bottom = case_named("mnist-bottom").task_of((1, 28, 28), 0).operator.observed
+    assert bottom is not None and not bottom[..., :14, :].any() and bottom[..., 14:, :].all()
+    top = case_named("faces-top").task_of((3, 32, 32), 0).operator.observed
+    assert top is not None and top[..., :16, :].all() and not top[..., 16:, :].any()
+    subpixels = case_named("faces-subpixels").task_of((3, 32, 32), 3).operator.observed
+    assert subpixels is not None and int(subpixels.sum()) == 3 * 32 * 32 // 2 and subpixels.shape[-3] == 3
+    sensing = case_named("faces-cs-1250")
+    x = torch.full((1, 3, 64, 64), 0.5)
+    for shape, count in (((3, 32, 32), 1250), ((3, 64, 64), 5000)):
+        assert sensing.task_of(shape, 0).operator(x[..., : shape[1], : shape[2]]).shape == (1, count)
+
+
+def test_truth_is_the_middle_of_its_grey_level() -> None:
+    assert torch.equal(truth_of(torch.tensor([0, 31]), 5), torch.tensor([0.5, 31.5]) / 32)
+
+
+def test_images_are_a_list_that_grows() -> None:
+    assert sorted(order(50, 1)) == list(range(50)) and order(50, 1) != order(50, 2) and order(50, 1) == order(50, 1)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown case 'mnist': expected one of mnist-bottom"):
+        case_named("mnist")
+    with pytest.raises(ValueError, match="unknown method"):
+        tune.method_named("gibbs")
+    assert run.method_named("svi-mmse") == "svi" and run.method_named("asim") == "ivom"
+
+
+# -- budgets -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", ["mnist-bottom", "faces-top", "faces-cs-250"])
+def test_equal_budgets_are_kept(method: str, case: str) -> None:
+    grid = tune.settings_in(tune.GRIDS[method]) if method in tune.GRIDS else []
+    for changes in [{}, *grid]:
+        settings = settings_of(method, case_named(case), changes=changes)
+        if isinstance(settings, VariationalSettings):
+            assert settings.draws * settings.steps <= 5000
+        elif isinstance(settings, SamplingSettings):
+            passes = {"lmc": 1, "mala": 1, "hmc": settings.leapfrogs, "pl-mcmc": 2}[settings.kernel]
+            kept = settings.steps // settings.thin if settings.bf16 else 0
+            start = 2 if settings.kernel == "pl-mcmc" else 1
+            used = start + (settings.warmup + settings.steps) * passes + kept
+            assert 0.9 * PASSES < used <= PASSES, used
+        elif isinstance(settings, OptimizationSettings):
+            assert 0.9 * PASSES < settings.restarts * (settings.steps + 1) <= PASSES
+        else:
+            assert method == "avi"
+
+
+def test_the_papers_settings() -> None:
+    expected = {
+        "mnist-bottom": (64, 1000, 1e-3, 32, 3, 3),
+        "cifar10-subpixels": (32, 1000, 5e-4, 48, 4, 4),
+        "faces-top": (8, 4000, 5e-4, 48, 3, 3),
+        "faces-colorize": (8, 1000, 5e-4, 48, 3, 3),
+        "faces-cs-250": (8, 4000, 5e-4, 48, 3, 3),
+        "cifar10-cs-500": (32, 1000, 5e-4, 48, 4, 4),
+    }
+    for name, values in expected.items():
+        fit = settings_of("svi", case_named(name), "paper")
+        assert isinstance(fit, VariationalSettings)
+        family = fit.pregenerator
+        found = (fit.draws, fit.steps, fit.learning_rate, family.hidden, family.scales, family.blocks)
+        assert found == values and family.family == "realnvp" and not fit.early_stop
+    for name, length in (("mnist-bottom", 4000), ("cifar10-subpixels", 1000), ("faces-top", 4000)):
+        chain = settings_of("lmc", case_named(name), "paper")
+        assert isinstance(chain, SamplingSettings)
+        assert (chain.warmup + chain.steps, chain.step_size, chain.keep) == (length, 5e-4, "last")
+    csgm = settings_of("csgm", case_named("faces-cs-250"), "paper")
+    assert isinstance(csgm, OptimizationSettings)
+    assert (csgm.learning_rate, csgm.weight, csgm.restarts, csgm.init_scale) == (0.02, 0.1, 3, 0.1)
+
+
+def test_settings_follow_tuning_and_flags(tmp_path: Path) -> None:
+    case = case_named("mnist-top")
+    known = {"mnist-bottom": {"lmc": {"settings": {"step_size": 0.25}}}}
+    (tmp_path / "tuned.json").write_text(json.dumps(known))
+    assert tuned(case, "lmc", tmp_path / "tuned.json") == {"step_size": 0.25}
+    assert tuned(case, "svi", tmp_path / "tuned.json") == {} and tuned(case, "lmc", tmp_path / "none.json") == {}
+    plain = settings_of("lmc", case, precision="float32", changes={"step_size": 0.25})
+    assert isinstance(plain, SamplingSettings) and plain.step_size == 0.25 and not plain.bf16
+    longer = with_changes(settings_of("hmc", case, changes={}), {"leapfrogs": 20})
+    assert isinstance(longer, SamplingSettings) and longer.leapfrogs == 20
+    assert 20 * (longer.steps + longer.warmup) < PASSES
+    assert not applies("pl-mcmc", case_named("faces-colorize")) and applies("pl-mcmc", case)
+    with pytest.raises(ValueError, match="budget is equal or paper"):
+        settings_of("svi", case, "endless")
+
+
+# -- engines -----------------------------------------------------------------------------------------
+
+
+def test_tiled_observations_keep_their_masks() -> None:
+    masks = torch.zeros(2, 1, 4, 4)
+    masks[0, :, :2] = 1
+    masks[1, :, 2:] = 1
+    y = masks * torch.arange(32.0).view(2, 1, 4, 4) / 32
+    problem = tiled(InverseProblem(normal_images(), Mask(masks, (1, 4, 4)), Gaussian(0.1), y), 3)
+    assert problem.batch == 6 and problem.observed is not None
+    for copy in range(3):
+        part = slice(2 * copy, 2 * copy + 2)
+        assert torch.equal(problem.y[part], y) and torch.equal(problem.observed[part], masks.bool())
+
+
+@pytest.mark.parametrize("method", ["svi", "ambient", "lmc", "mala", "hmc", "hmc-noise", "pl-mcmc", "csgm", "ivom"])
+def test_every_method_gives_draws_of_every_observation(method: str) -> None:
+    case = case_named("mnist-bottom")
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., 2:, :] = 1
+    y = mask * torch.tensor([0.3, 0.6]).view(2, 1, 1, 1)
+    problem = InverseProblem(normal_images(), Mask(mask, (1, 4, 4)), Gaussian(0.1), y)
+    settings = settings_of(method, case, precision="float32", shrink=100, changes={})
+    first = settings_of("svi", case, precision="float32", shrink=100, changes={}) if method == "hmc-noise" else None
+    outcome = solve(method, problem, settings, 3, 7, first=first)  # type: ignore[arg-type]
+    assert outcome.draws.shape == (3, 2, 1, 4, 4) and outcome.mean.shape == outcome.std.shape == (2, 1, 4, 4)
+    assert outcome.mean_of >= 3 and outcome.passes > 0 and all(len(v) == 2 for v in outcome.about.values())
+    assert not torch.equal(outcome.draws[0], outcome.draws[1])
+    again = solve(method, problem, settings, 3, 7, first=first)  # type: ignore[arg-type]
+    assert torch.equal(outcome.draws, again.draws)
+
+
+# -- what is measured --------------------------------------------------------------------------------
+
+
+def test_energy_score_by_its_definition() -> None:
+    g = keyed_generator(3)
+    draws, truth = torch.randn(5, 2, 1, 3, 3, generator=g), torch.randn(2, 1, 3, 3, generator=g)
+    for b in range(2):
+        near = sum(float((x - truth[b]).norm()) for x in draws[:, b]) / 5
+        pairs = [float((s - t).norm()) for i, s in enumerate(draws[:, b]) for j, t in enumerate(draws[:, b]) if i != j]
+        assert float(energy_score(draws, truth)[b]) == pytest.approx(near - 0.5 * sum(pairs) / 20, rel=1e-5)
+
+
+def test_energy_score_sees_through_over_confidence_where_squared_error_does_not() -> None:
+    g = keyed_generator(4)
+    truth = torch.randn(4000, 1, 2, 2, generator=g)
+    noise = torch.randn(8, 4000, 1, 2, 2, generator=g)
+    scores = {scale: float(energy_score(scale * noise, truth).mean()) for scale in (0.5, 1.0, 2.0)}
+    assert scores[1.0] < min(scores[0.5], scores[2.0]) - 0.02
+    errors = {scale: float((scale * noise - truth).square().sum((2, 3, 4)).mean()) for scale in (0.0, 1.0)}
+    assert errors[1.0] == pytest.approx(2 * errors[0.0], rel=0.05)  # a calibrated draw: twice the least error
+
+
+def test_rows_of_two_observations() -> None:
+    pytest.importorskip("torchmetrics")
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 8:, :] = 1
+    truth = torch.full((2, 1, 16, 16), 0.5)
+    problem = InverseProblem(normal_images((1, 16, 16)), Mask(mask, (1, 16, 16)), Gaussian(0.1), mask * truth)
+    draws = truth.expand(4, *truth.shape).clone()
+    draws[:, 1, :, :8] += 0.1
+    draws[:, 1, :, 8:] += 0.2
+    eyes = Perception(lambda a, b: (a - b).abs().flatten(1).mean(1), None, ("d", "f"))
+    outcome = Outcome(draws, draws.mean(0), draws.std(0), 4, 10, 8.0, 6.0, {"elbo": [1.0, NAN]})
+    exact, off = rows_of(problem, truth, outcome, eyes)
+    assert exact["squared_error"] == 0 and exact["chi_squared"] == 0 and exact["psnr"] is None  # infinite
+    assert off["squared_error"] == pytest.approx(128 * (0.01 + 0.04), rel=1e-4)
+    assert off["squared_error_hidden"] == pytest.approx(1.28, rel=1e-4)
+    assert off["chi_squared"] == pytest.approx(4, rel=1e-4) and off["perceptual"] == pytest.approx(0.15, rel=1e-4)
+    assert off["seconds"] == 4 and off["seconds_per_draw"] == 0.75 and off["elbo"] is None and exact["elbo"] == 1
+    unseen = hidden(problem)
+    assert unseen is not None and int(unseen[0].sum()) == 128
+
+
+def test_a_hidden_half_is_shown_in_a_colour_of_its_own() -> None:
+    case = case_named("mnist-bottom")
+    prior = normal_images((1, 28, 28))
+    picture = measurement(case.problem(prior, torch.full((1, 1, 28, 28), 0.5), 0))
+    assert picture.shape == (28, 28, 3) and (picture[:14] == UNSEEN).all() and (picture[14:] == 128).all()
+
+
+# -- intervals and scores ----------------------------------------------------------------------------
+
+
+def test_bootstrap_intervals_cover_as_often_as_they_say() -> None:
+    """Of 200 intervals of 95 % over 60 exponential values some 185 hold the mean; narrower ones are found out."""
+    g = keyed_generator(5)
+    held = narrow = 0
+    for trial in range(200):
+        values = torch.empty(60).exponential_(generator=g).tolist()
+        found = mean_interval(values, seed=trial)
+        held += found.low <= 1 <= found.high
+        half = (found.high - found.low) / 4
+        narrow += abs(found.value - 1) <= half
+    assert 176 <= held <= 199
+    assert narrow < 170
+
+
+def test_an_interval_of_one_image_is_open() -> None:
+    found = mean_interval([2.0])
+    assert found.value == 2 and math.isnan(found.low) and found.text() == "2"
+    assert indices(7, 3).shape == (3, 7)
+    assert (number(1234.5), number(0.01234), number(NAN)) == ("1230", "0.0123", "–")
+    with pytest.raises(ValueError, match="at least one image"):
+        mean_interval([])
+
+
+def test_frechet_score_of_known_gaussians() -> None:
+    g = keyed_generator(6)
+    real = torch.randn(4000, 8, generator=g)
+    reference = Reference.of(real, real[:1000])
+    same = frechet(torch.randn(500, 4, 8, generator=g), reference)
+    moved = frechet(torch.randn(500, 4, 8, generator=g) + 0.5, reference)
+    assert same.value < 0.05 and moved.value == pytest.approx(8 * 0.25, rel=0.1)
+    assert moved.low < moved.value < moved.high and moved.high - moved.low < 0.5
+    assert math.isnan(frechet(torch.zeros(2, 4, 8), reference).value)  # fewer draws than a covariance needs
+    assert floor(reference, 1000) < 0.1 and math.isnan(floor(reference, 2000))
+
+
+def test_the_reference_survives_the_disk(tmp_path: Path) -> None:
+    g = keyed_generator(7)
+    made = Reference.of(torch.randn(400, 80, generator=g), torch.randn(10, 80, generator=g))
+    made.save(tmp_path / "reference.npz")
+    read = Reference.load(tmp_path / "reference.npz")
+    assert made.basis.shape == (80, 64) and torch.equal(made.mean, read.mean) and torch.equal(made.basis, read.basis)
+    assert torch.allclose(made.basis.T @ made.basis, torch.eye(64), atol=1e-4)
+
+
+def test_inception_type_score_of_sure_and_unsure_classifiers() -> None:
+    sure = torch.eye(10).repeat(20, 1).view(50, 4, 10)
+    assert inception_type(sure).value == pytest.approx(10, rel=1e-3)
+    assert inception_type(torch.full((50, 4, 10), 0.1)).value == pytest.approx(1, rel=1e-3)
+
+
+# -- files -------------------------------------------------------------------------------------------
+
+
+def _row(image: int, **values: object) -> dict[str, object]:
+    return {"image": image, "squared_error": 1.5, **values}
+
+
+def test_a_store_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "case" / "svi.json"
+    store = Store(path, {"steps": (1, 2)})
+    sheet = {"draws": np.zeros((2, 1, 4, 4), np.uint8)}
+    for image in (3, 0, 9):
+        store.add(_row(image), np.full((2, 5), image, np.float16), sheet)
+    store.add({"image": 1, "failed": "step 3: not finite"}, None, None)
+    store.write({"command": "c", "value": NAN})
+    again = Store(path, {"steps": [1, 2]})
+    assert again.missing(5) == [2, 4] and again.rows[3] == _row(3)
+    again.add(_row(2), np.full((2, 5), 2, np.float16), sheet)
+    again.write({"command": "c"})
+    found, features, draws = json.loads(path.read_text()), read_features(path), read_draws(path)
+    assert [row["image"] for row in found["rows"]] == [0, 1, 2, 3, 9]
+    assert (
+        features is not None and features[0].tolist() == [0, 2, 3, 9] and features[1][:, 0, 0].tolist() == [0, 2, 3, 9]
+    )
+    assert draws is not None and draws["image"].tolist() == [0, 2, 3]  # the first eight images alone
+    with pytest.raises(ValueError, match="other settings \\(steps\\)"):
+        Store(path, {"steps": [1, 3]})
+    assert Store(path, {"steps": [1, 3]}, restart=True).rows == {}
+
+
+def test_a_row_whose_features_were_lost_is_done_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / "svi.json", {})
+    for image in (0, 1):
+        store.add(_row(image), np.zeros((2, 5), np.float16), None)
+    store.write({})
+    del store.features[1]
+    store.write({})
+    assert Store(tmp_path / "svi.json", {}).missing(2) == [1]
+
+
+def test_a_run_goes_on_and_agrees_with_an_unbroken_one(tmp_path: Path) -> None:
+    pytest.importorskip("torchmetrics")
+    g = np.random.default_rng(0)
+    digits = {"train_x": (2101, 28, 28), "test_x": (80, 28, 28)}
+    np.savez(tmp_path / "mnist.npz", **{k: g.integers(0, 256, s, dtype=np.uint8) for k, s in digits.items()})
+    common = ["mnist-bottom", "--methods", "csgm", "--data", str(tmp_path), "--draws", "2", "--shrink", "100"]
+    common += ["--workers", "0", "--precision", "float32"]
+    run.main([*common, "--images", "1", "--out", str(tmp_path / "broken")])
+    run.main([*common, "--images", "2", "--out", str(tmp_path / "broken")])
+    run.main([*common, "--images", "2", "--out", str(tmp_path / "whole")])
+    one, two = (
+        json.loads((tmp_path / name / "mnist-bottom" / "csgm-shrunk100.json").read_text())["rows"]
+        for name in ("broken", "whole")
+    )
+    timeless = [{k: v for k, v in row.items() if "seconds" not in k} for row in one]
+    assert timeless == [{k: v for k, v in row.items() if "seconds" not in k} for row in two] and len(two) == 2
+
+
+# -- tuning, studies and the page --------------------------------------------------------------------
+
+
+def test_tuning_takes_the_least_complete_score() -> None:
+    rows = [
+        {"changes": {"a": 1}, "energy_score": 3.0},
+        {"changes": {"a": 1}, "energy_score": 4.0},
+        {"changes": {"a": 2}, "energy_score": 3.4},
+        {"changes": {"a": 2}, "energy_score": 3.5},
+        {"changes": {"a": 3}, "energy_score": 0.1},  # one image only
+        {"changes": {"a": 4}, "energy_score": 0.1},
+        {"changes": {"a": 4}, "failed": "step 3"},
+    ]
+    assert tune.best(rows, 2) == ({"a": 2}, pytest.approx(3.45))
+    assert tune.best(rows[-1:], 1) is None
+    assert tune.settings_in({"a": (1, 2), "b": (3,)}) == [{"a": 1, "b": 3}, {"a": 2, "b": 3}]
+
+
+def test_the_ideal_draw_has_twice_the_least_error() -> None:
+    errors = torch.arange(10, dtype=torch.float64)
+    found = ideal.study(errors, (9, 8, 7), 2)
+    assert found["all"]["value"] == 4.5 and found["case"]["value"] == 8.5 and found["twice_case"]["value"] == 17
+    image = torch.rand(3, 1, 28, 28, generator=keyed_generator(8))
+    seen = ideal.bottom(image)
+    assert not seen[:, :, :14].any() and torch.equal(seen[:, :, 14:], image[:, :, 14:])
+    expected = image[:, :, :14].double().square().flatten(1).sum(1)
+    assert torch.allclose(ideal.hidden_error(torch.nn.Identity(), image), expected)
+    assert ideal.Regression(8)(seen).shape == image.shape
+
+
+def test_steps_of_a_start_are_counted_against_the_longest() -> None:
+    rows = [
+        {"reference": 10.0, "copy": {"elbo": {"0": 1.0, "50": 9.5}, "steps": 50}},
+        {"reference": 10.0, "copy": {"elbo": {"0": 9.2}, "steps": 0}},
+        {"reference": 10.0, "copy": {"elbo": {"0": 3.0, "50": 5.0}, "steps": None}},
+    ]
+    found = semi.summarise(rows, 1000)["copy"]
+    assert (found["median"], found["reached"], found["of"]) == (50, 2, 3)
+    assert found["gap_at_0"]["value"] == pytest.approx((9 + 0.8 + 7) / 3) and found["gap_at_50"]["count"] == 2
+
+
+def test_smoothing_is_summarised_in_order() -> None:
+    rows = [
+        {"variant": "l2", "scale": 0.1, "image": i, "observed": 0.01 * i, "squared_error": 1.0, "perceptual": 1.0}
+        for i in (1, 2)
+    ]
+    rows.append({"variant": "l2", "scale": 1.0, "image": 0, "failed": "step 3"})
+    (entry,) = smoothing.summarise(rows)
+    assert entry["images"] == 2 and entry["observed"]["value"] == pytest.approx(0.015) and entry["energy_score"] is None
+
+
+def test_the_page_tells_what_is_missing_and_keeps_what_was_written_by_hand() -> None:
+    cells = {"squared_error": {"value": 30.0, "low": 28.0, "high": 32.0, "count": 37}}
+    entry = {"images": 37, "planned": 100, "failed": 1, "draws": 6, "mean_of": 32, "cells": cells, "judges": ["D", "F"]}
+    found = {"mnist-bottom": {"svi": {**entry, "frechet_of_real_images": None}}}
+    before = f"old\n{page.OPEN}\nSVI is ahead.\n{page.CLOSE}\nold"
+    text = page.page(found, {}, before, ["figure-9.png"])
+    assert "SVI is ahead." in text and "37 of 100, 1 diverged" in text and "30 (28 – 32)" in text
+    assert "| LMC | not run |" in text and "5.15, 22.13, 0.076" in text and "composing/figure-9.png" in text
+    assert page.OPEN in page.page({}, {}, None, [])
+
+
+def test_a_method_on_one_image_more_keeps_its_settings() -> None:
+    case = case_named("mnist-bottom")
+    settings = settings_of("svi", case, changes={})
+    known = [run.identity(replace(case, images=n), "svi", settings, None, "f", None) for n in (1, 2)]
+    assert known[0] == known[1]
+    assert run.identity(replace(case, draws=9), "svi", settings, None, "f", None) != known[0]
