@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from benchmarks.machine import machine
 from benchmarks.peers import PEERS, Architecture, Contender, available, build_peer, randomise
+from flowinv.families.pregenerator import PreGeneratorConfig, build_pregenerator
 from flowinv.flows import Flow, GlowConfig, build
 from flowinv.flows.bijection import Bijection
 from flowinv.flows.fused import FusedSteps
-from flowinv.families.pregenerator import PreGeneratorConfig, build_pregenerator
 
 FP32, BF16, LAYERS, PREGENERATOR = "flowinv", "flowinv bf16 nets", "flowinv layer by layer", "pre-generator step"
 

@@ -1,0 +1,96 @@
+"""From rows to the cells of tables: every column a mean over images with its 95 % bootstrap interval."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.composing.bootstrap import Interval, mean_interval
+from benchmarks.composing.cases import Case
+from benchmarks.composing.measure import Row
+from benchmarks.composing.perception import Reference
+from benchmarks.composing.scores import floor, frechet, inception_type
+from benchmarks.composing.store import read_features, read_rows
+from flowinv.metrics import DigitClassifier
+
+COLUMNS = (
+    "squared_error",
+    "squared_error_mean",
+    "squared_error_hidden",
+    "squared_error_mean_hidden",
+    "psnr",
+    "psnr_mean",
+    "ssim",
+    "ssim_mean",
+    "perceptual",
+    "perceptual_mean",
+    "diversity",
+    "diversity_std",
+    "energy_score",
+    "chi_squared",
+    "elbo",
+    "acceptance",
+    "rhat",
+    "passes",
+    "seconds",
+    "cpu_seconds",
+    "seconds_per_draw",
+)
+
+
+def column(rows: list[Row], name: str) -> list[float]:
+    """One value for each image that has one."""
+    return [row[name] for row in rows if row.get(name) is not None]
+
+
+def columns_of(rows: list[Row]) -> dict[str, Interval]:
+    """Every column that rows have values for."""
+    found = {name: column(rows, name) for name in COLUMNS}
+    return {name: mean_interval(values) for name, values in found.items() if values}
+
+
+def summary(path: Path, case: Case, out: Path) -> dict[str, Any] | None:
+    """All cells of one method on one case, JSON-ready; None where it was never run.
+
+    ``images`` and ``planned`` count images, ``failed`` those on which it diverged, ``frechet`` and ``inception_type`` are of all
+    draws together.
+    """
+    found = read_rows(path)
+    if found is None:
+        return None
+    rows = [row for row in found["rows"] if "failed" not in row]
+    cells = {name: asdict(interval) for name, interval in columns_of(rows).items()}
+    real = out / "reference" / found["reference"]
+    cells |= {name: asdict(interval) for name, interval in _set_scores(path, case, rows, real).items()}
+    draws = rows[0]["draws"] if rows else case.draws
+    return {
+        "images": len(rows),
+        "planned": found["images"],
+        "failed": len(found["rows"]) - len(rows),
+        "draws": draws,
+        "mean_of": rows[0]["mean_of"] if rows else None,
+        "frechet_of_real_images": floor(Reference.load(real), len(rows) * draws) if real.is_file() else None,
+        "settings": found["settings"],
+        "machine": found["machine"]["cpu"],
+        "budget": found["budget"],
+        "judges": found["judges"],
+        "cells": cells,
+    }
+
+
+def _set_scores(path: Path, case: Case, rows: list[Row], real: Path) -> dict[str, Interval]:
+    stored = read_features(path)
+    if stored is None or not real.is_file() or not rows:
+        return {}
+    images, features = stored
+    wanted = {row["image"] for row in rows}
+    kept = torch.from_numpy(features[[i in wanted for i in images.tolist()]]).float()
+    found = {"frechet": frechet(kept, Reference.load(real))}
+    if case.data == "mnist":
+        head = DigitClassifier.shipped().head
+        with torch.no_grad():
+            found["inception_type"] = inception_type(head(kept).softmax(-1))
+    return found

@@ -1,0 +1,139 @@
+"""What is measured: each case is a data set, a task, a noise scale, and how many images and draws there are of it.
+
+y = A(x) exactly, and sigma only smooths, as in the paper. A pixel's byte k stands for (k + .5) / 2^bits; images of 5 bits are
+floored to 5 bits before A is applied. Tasks with a random operator draw one for every image, from its place in the list.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import flowinv
+from flowinv.training.data import Preparation
+
+RANDOM_OPERATORS = ("inpaint-pixels", "inpaint-subpixels", "compressed-sensing")
+_ELEMENTS = 3 * 32 * 32  # for which the numbers of measurements are given
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Where images come from and how they are read; the last ``holdout`` training images are for tuning."""
+
+    name: str
+    file: str
+    shape: tuple[int, int, int]
+    bits: int
+    prior: str
+    holdout: int
+    preparation: Preparation = field(default_factory=Preparation)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One experiment. ``images`` test images with ``draws`` draws each; step sizes are those tuned for ``tuned_as``.
+
+    ``measurements`` counts those of 3x32x32 images; for other shapes it is scaled with the number of elements. ``paper`` names
+    the solver's preset with the paper's settings, ``paper_steps`` and ``paper_chain`` the lengths it reports for this task.
+    """
+
+    name: str
+    data: str
+    task: str
+    sigma: float
+    images: int
+    draws: int
+    tuned_as: str
+    paper: str
+    paper_steps: int
+    paper_chain: int
+    options: tuple[tuple[str, Any], ...] = ()
+    measurements: int | None = None
+
+    @property
+    def dataset(self) -> DataSet:
+        return DATASETS[self.data]
+
+    def task_of(self, shape: tuple[int, ...], index: int) -> flowinv.Task:
+        """The task of the image at a place in the list."""
+        options = dict(self.options)
+        if self.measurements is not None:
+            options["measurements"] = max(1, round(self.measurements * math.prod(shape) / _ELEMENTS))
+        if self.task in RANDOM_OPERATORS:
+            options["seed"] = index
+        return flowinv.task(self.task, shape, sigma=self.sigma, **options)
+
+    def problem(self, prior: flowinv.Flow, truth: Tensor, index: int) -> flowinv.InverseProblem:
+        """The problem of truth (1, *shape), the image at a place in the list, with y = A(truth)."""
+        task = self.task_of(prior.shape, index)
+        y = task.observe(truth, torch.Generator(), noise=False)
+        return flowinv.InverseProblem.from_task(prior, task, y)
+
+
+def truth_of(images: Tensor, bits: int) -> Tensor:
+    """Pixels (k + .5) / 2^bits of images (N, C, H, W) that hold the integers k."""
+    return (images.float() + 0.5) / 2**bits
+
+
+DATASETS = {
+    "mnist": DataSet("mnist", "mnist.npz", (1, 28, 28), 8, "mnist", 2000),
+    "faces": DataSet(
+        "faces",
+        "celeba10k_jpeg.npz",
+        (3, 32, 32),
+        5,
+        "runs/faces/prior",
+        500,
+        Preparation((7, 17, 81, 91), (32, 32), 1000),
+    ),
+    "cifar10": DataSet("cifar10", "cifar10_jpeg.npz", (3, 32, 32), 5, "runs/cifar10/prior", 2000),
+}
+MEASUREMENTS = (25, 62, 125, 250, 625, 1250)
+
+
+def _cases() -> dict[str, Case]:
+    digits = Case("mnist-bottom", "mnist", "inpaint-bottom", 0.1, 100, 6, "mnist-bottom", "paper-mnist", 1000, 4000)
+    faces = Case("faces-top", "faces", "inpaint-top", 0.05, 32, 8, "faces-top", "paper-celebahq", 4000, 4000)
+    objects = Case(
+        "cifar10-subpixels",
+        "cifar10",
+        "inpaint-subpixels",
+        0.05,
+        32,
+        8,
+        "cifar10-subpixels",
+        "paper-cifar10",
+        1000,
+        1000,
+    )
+    found = [
+        digits,
+        replace(digits, name="mnist-top", task="inpaint-top"),
+        replace(digits, name="mnist-subpixels", task="inpaint-subpixels"),
+        faces,
+        replace(faces, name="faces-subpixels", task="inpaint-subpixels"),
+        replace(faces, name="faces-colorize", task="colorize", paper_steps=1000),
+        replace(faces, name="faces-superres", task="superres", paper_steps=1000),
+        objects,
+        replace(objects, name="cifar10-top", task="inpaint-top"),
+        replace(objects, name="cifar10-colorize", task="colorize"),
+        replace(objects, name="cifar10-superres", task="superres"),
+        replace(objects, name="cifar10-cs-500", task="compressed-sensing", measurements=500),
+    ]
+    sensing = replace(faces, task="compressed-sensing", images=16, tuned_as="faces-cs-250")
+    found += [replace(sensing, name=f"faces-cs-{m}", measurements=m) for m in MEASUREMENTS]
+    return {case.name: case for case in found}
+
+
+CASES = _cases()
+
+
+def case_named(name: str) -> Case:
+    """A case; an unknown name is refused with the known ones."""
+    if name not in CASES:
+        raise ValueError(f"unknown case {name!r}: expected one of {', '.join(CASES)}")
+    return CASES[name]

@@ -1,0 +1,190 @@
+"""The documentation page: what was measured and how, its tables, and room for what is to be learned from them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from benchmarks.composing import cells as markdown
+from benchmarks.composing.bootstrap import number
+from benchmarks.composing.cases import CASES, MEASUREMENTS, Case
+from benchmarks.composing.methods import METHODS, applies
+from benchmarks.composing.paper import TABLES, TITLES
+from benchmarks.composing.studies import study_sections
+
+Cells = dict[str, Any]
+ALWAYS = ("mnist-bottom", "faces-top", "faces-subpixels")
+TABLE_2 = ("avi", "semi-amortized", "svi", "lmc", "ambient", "ivom")
+OPEN, CLOSE = "<!-- findings: written by hand, kept -->", "<!-- /findings -->"
+
+INTRODUCTION = """# Composed flows: the paper's experiments on a CPU
+
+Counterparts of tables 1 and 2 and of the figures of Whang, Lindgren and Dimakis, *Composing Normalizing Flows for Inverse
+Problems*, made by `python -m benchmarks.composing` (the module's docstring has the commands). This page is written by
+`python -m benchmarks.composing.tables` from the rows in `benchmarks/results/composing`.
+
+"""
+
+PROTOCOL = """## How it was measured
+
+- **Images.** The first of a fixed random permutation of the test images, which no prior was trained on; learning rates and
+  step sizes were chosen on validation images by the energy score (`benchmarks/composing/tuned.json`).
+- **Observations.** y = A(x) exactly, and sigma only smooths, as in the paper: .1 for digits, .05 for colour. Every method sees
+  the same y. Colour images have 5 bits. Random masks and matrices are drawn anew for each image.
+- **Budget.** "Equal" is at most 1,000 prior passes for every chain or point and 5,000 draws of every fit; "paper" is the
+  paper's lengths, rates and architectures, on ten images. Amortized inference pays beforehand, in training.
+- **Intervals** are 95 % bootstrap intervals over images (Fréchet and inception-type scores: value +- 1.96 bootstrap standard
+  deviations). `of the mean` is the posterior mean's error, over so many draws.
+- **Squared error** is summed over the image, in [0, 1] units: the paper's "MSE". A calibrated draw has twice the error of the
+  posterior mean, so that less than that is over-confidence, and not merit: see below. The **energy score** is the error that
+  cannot be gamed so: its expectation is least for draws of the true posterior.
+- **Perceptual** is {distance}, **Fréchet** a distance of {features} of all draws to those of the test images: names of
+  their own, because these are neither LPIPS nor FID. **Diversity** is the mean perceptual distance of two draws, +- its standard
+  deviation over pairs. **chi²** is the misfit per observed element in units of sigma²; with y free of noise below 1.
+- **Paper's figures** are quoted beside, and are *not comparable* with ours: other prior, other networks, other images, a GPU.
+  What can be compared is which method is ahead of which.
+
+"""
+
+
+def page(found: dict[str, Cells], studies: dict[str, Any], before: str | None, figures: list[str]) -> str:
+    """The page in Markdown; ``before`` is the page as it was, whose findings are kept."""
+    parts = [INTRODUCTION, findings(before), PROTOCOL.format(distance=_judge(found, 0), features=_judge(found, 1))]
+    for name, case in CASES.items():
+        if case.measurements is None and (name in ALWAYS or name in found):
+            parts.append(case_section(case, found.get(name, {})))
+    parts.append(sensing_section(found))
+    parts.append(speed_section(found))
+    parts += study_sections(studies, found)
+    if figures:
+        parts.append("## Figures\n\n" + "\n".join(f"![{name}](composing/{name})\n" for name in figures))
+    return "\n".join(part.rstrip() + "\n" for part in parts if part)
+
+
+def findings(before: str | None) -> str:
+    """What stood between the marks, or room for it."""
+    inside = "\n"
+    if before is not None and OPEN in before and CLOSE in before:
+        inside = before.split(OPEN, 1)[1].split(CLOSE, 1)[0]
+    return f"{OPEN}{inside}{CLOSE}\n"
+
+
+def _judge(found: dict[str, Cells], which: int) -> str:
+    names = sorted({cells["judges"][which] for entry in found.values() for cells in entry.values()})
+    return " or ".join(names) or "not known yet"
+
+
+def cell(cells: Cells | None, name: str, digits: int = 3) -> str:
+    """Value and interval of a method's column."""
+    return markdown.text(cells["cells"].get(name) if cells else None, digits)
+
+
+def value(cells: Cells | None, name: str, digits: int = 3) -> str:
+    """The value alone."""
+    return markdown.value(cells["cells"].get(name) if cells else None, digits)
+
+
+def done(cells: Cells | None) -> str:
+    """How many images there are of how many."""
+    if cells is None:
+        return "not run"
+    images, planned, failed = cells["images"], cells["planned"], cells["failed"]
+    text = str(images) if images + failed >= planned else f"{images} of {planned}"
+    return text + (f", {failed} diverged" if failed else "")
+
+
+def label(method: str) -> str:
+    """A method's name in a table."""
+    plain = method.removesuffix("-paper")
+    return METHODS[plain].label + (", the paper's settings" if plain != method else "")
+
+
+def case_section(case: Case, entry: Cells) -> str:
+    """Quality, then cost and calibration, of all methods on a case."""
+    names = [name for name in METHODS if applies(name, case)] + [name for name in entry if name.endswith("-paper")]
+    text = f"## {TITLES.get(case.name, case.name)}\n\n`{case.name}`, sigma {case.sigma:g}, {case.draws} draws of each image.\n\n"
+    text += quality(case, entry, names)
+    if real := [c for c in entry.values() if (c["frechet_of_real_images"] or math.nan) == c["frechet_of_real_images"]]:
+        most = max(real, key=lambda c: c["images"] * c["draws"])
+        count, least = most["images"] * most["draws"], most["frechet_of_real_images"]
+        text += f"\n{count} real training images in place of draws have a Fréchet distance of {number(least)}.\n"
+    return text + "\n" + costs(entry) if entry else text
+
+
+def quality(case: Case, entry: Cells, names: list[str]) -> str:
+    """Scores of the draws."""
+    digits, paper = case.data == "mnist", TABLES.get(case.name, {})
+    head = [
+        "method",
+        "images",
+        "Fréchet ↓",
+        *["inception-type ↑"] * digits,
+        "squared error of a draw ↓",
+        "of the mean ↓",
+    ]
+    head += ["perceptual ↓", "diversity", "energy score ↓", *["paper: FID, MSE, LPIPS"] * bool(paper)]
+    rows = []
+    for name in names:
+        cells = entry.get(name)
+        row = [label(name), done(cells), cell(cells, "frechet")] + [cell(cells, "inception_type")] * digits
+        mean = cell(cells, "squared_error_mean") + (f" over {cells['mean_of']}" if cells and cells["mean_of"] else "")
+        row += [cell(cells, "squared_error"), mean, cell(cells, "perceptual")]
+        spread = f"{value(cells, 'diversity')} ± {value(cells, 'diversity_std')}"
+        row += [spread if cells else markdown.NONE, cell(cells, "energy_score")]
+        rows.append(row + [_quoted(paper.get(name, {}))] * bool(paper))
+    return markdown.table(head, rows)
+
+
+def costs(entry: Cells) -> str:
+    """What the draws cost, and what the solvers say of them."""
+    head = ["method", "prior passes per image", "seconds per draw", "seconds per image", "chi²", "ELBO, nats"]
+    rows = []
+    for name, cells in entry.items():
+        row = [label(name), value(cells, "passes", 4), cell(cells, "seconds_per_draw"), value(cells, "cpu_seconds")]
+        row += [cell(cells, "chi_squared"), cell(cells, "elbo", 4), value(cells, "acceptance"), value(cells, "rhat")]
+        rows.append(row)
+    return markdown.table([*head, "acceptance", "R-hat of lp"], rows)
+
+
+def _quoted(figures: dict[str, float]) -> str:
+    return _listed(figures, ("fid", "squared_error", "lpips"))
+
+
+def _listed(figures: dict[str, float], names: tuple[str, ...]) -> str:
+    """The paper's figures of those names, one dash where it has none of them."""
+    return (
+        ", ".join(number(figures[k], 4) if k in figures else markdown.NONE for k in names) if figures else markdown.NONE
+    )
+
+
+def speed_section(found: dict[str, Cells]) -> str:
+    """Table 2: quality and seconds per draw."""
+    head = ["method", "digits: Fréchet ↓", "perceptual ↓", "seconds per draw ↓", "paper: FID, LPIPS, seconds"]
+    head += ["faces: Fréchet ↓", "perceptual ↓", "seconds per draw ↓", "paper: FID, LPIPS, seconds"]
+    rows = []
+    for name in TABLE_2:
+        row = [label(name)]
+        for case in ("mnist-bottom", "faces-top"):
+            cells, paper = found.get(case, {}).get(name), TABLES[case].get(name, {})
+            row += [value(cells, "frechet"), value(cells, "perceptual"), value(cells, "seconds_per_draw", 2)]
+            row.append(_listed(paper, ("fid", "lpips", "seconds")))
+        rows.append(row)
+    text = "## Quality and speed (table 2)\n\n"
+    text += "Processor seconds of one thread per draw (on a GPU wall seconds), the fit included.\n\n"
+    return text + markdown.table(head, rows)
+
+
+def sensing_section(found: dict[str, Cells]) -> str:
+    """Figure 4 as a table: PSNR over the number of measurements."""
+    flows, points = ("svi", "lmc"), ("csgm", "ivom")
+    head = ["measurements of 3072", *(f"{METHODS[n].label}{what}" for n in flows for what in ("", ", mean"))]
+    head += [METHODS[n].label for n in points]
+    rows = []
+    for m in MEASUREMENTS:
+        entry = found.get(f"faces-cs-{m}", {})
+        row = [str(m)] + [cell(entry.get(name), column) for name in flows for column in ("psnr", "psnr_mean")]
+        rows.append(row + [cell(entry.get(name), "psnr") for name in points])
+    if not any(f"faces-cs-{m}" in found for m in MEASUREMENTS):
+        return ""
+    text = "## Compressed sensing of faces (figure 4)\n\nPSNR in dB of single draws and of their mean, sigma .05.\n\n"
+    return text + markdown.table(head, rows)

@@ -1,0 +1,157 @@
+"""Learning rates and step sizes, chosen on validation images by the energy score of the draws.
+
+    python -m benchmarks.composing.tune mnist-bottom --data DATA --images 4
+
+Every setting of a method's grid is run, within the "equal" budget, on the same few validation images, which no table uses; the
+one with the least mean energy score (strictly proper, so that over-confidence does not pay) is written to
+benchmarks/composing/tuned.json, which ``run`` reads. All that was tried goes to benchmarks/results/composing/tuning/CASE.json,
+row by row: the same command goes on where it stopped. Settings under which a run diverges lose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import flowinv
+from benchmarks.composing.cases import Case, case_named
+from benchmarks.composing.crew import in_processes
+from benchmarks.composing.data import VALIDATION, load, order
+from benchmarks.composing.engines import first_fit
+from benchmarks.composing.measure import Row
+from benchmarks.composing.methods import AMORTIZED, TUNED, applies, describe, method_named, settings_of
+from benchmarks.composing.perception import perception
+from benchmarks.composing.run import amortizer_name, common
+from benchmarks.composing.store import dump
+from benchmarks.composing.work import Job, solve_job
+from benchmarks.machine import machine
+from flowinv.store import write_text
+
+Grid = dict[str, tuple[Any, ...]]
+GRIDS: dict[str, Grid] = {
+    "svi": {"learning_rate": (3e-3, 1e-2, 2e-2)},
+    "semi-amortized": {"learning_rate": (5e-4, 1e-3, 3e-3)},
+    "ambient": {"learning_rate": (3e-4, 1e-3, 3e-3)},
+    "lmc": {"step_size": (2e-4, 5e-4, 1e-3, 2e-3, 4e-3)},
+    "hmc": {"leapfrogs": (5, 10, 20)},
+    "hmc-noise": {"leapfrogs": (4, 8, 16)},
+    "pl-mcmc": {"sigma_a": (1e-3, 1e-2, 5e-2)},
+    "csgm": {"learning_rate": (0.02, 0.05), "weight": (1e-3, 1e-2, 1e-1)},
+    "ivom": {"learning_rate": (5e-4, 2e-3, 1e-2), "init_scale": (0.1, 1.0)},
+}
+CRITERION = "energy_score"
+
+
+def settings_in(grid: Grid) -> list[dict[str, Any]]:
+    """Every combination of a grid's values."""
+    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+
+def best(rows: Iterable[Row], images: int) -> tuple[dict[str, Any], float] | None:
+    """The changes with the least mean score among those tried on all images; None where there are none."""
+    tried: dict[str, list[Row]] = {}
+    for row in rows:
+        tried.setdefault(json.dumps(row["changes"]), []).append(row)
+    scores = {
+        key: sum(row[CRITERION] for row in found) / len(found)
+        for key, found in tried.items()
+        if len(found) >= images and all(row.get(CRITERION) is not None for row in found)
+    }
+    if not scores:
+        return None
+    key = min(scores, key=lambda k: scores[k])
+    return json.loads(key), scores[key]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case")
+    parser.add_argument("--methods", nargs="+", default=list(GRIDS), help=f"of {', '.join(GRIDS)}")
+    parser.add_argument("--images", type=int, default=4, help="validation images")
+    parser.add_argument("--amortizer", help="folder; the shipped one by default")
+    parser.add_argument("--shrink", type=int, default=1, help="so many times fewer steps, to try the harness")
+    parser.add_argument("--tuned", type=Path, default=TUNED, help="where the choice is written")
+    common(parser)
+    options = parser.parse_args(arguments)
+    command = shlex.join(
+        ["python", "-m", "benchmarks.composing.tune", *(sys.argv[1:] if arguments is None else arguments)]
+    )
+    try:
+        _tune(case_named(options.case), [method_named(m) for m in options.methods], options, command)
+    except (FileNotFoundError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted; the same command goes on from here\n")
+
+
+def _tune(case: Case, methods: list[str], options: argparse.Namespace, command: str) -> None:
+    name = options.prior or case.dataset.prior
+    prior = flowinv.load_prior(name)
+    images = load(case.dataset, options.data, name)
+    perception(prior.shape[0] == 1, options.data)
+    path = options.out / "tuning" / f"{case.name}{f'-shrunk{options.shrink}' if options.shrink > 1 else ''}.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    identity = {"prior": prior.fingerprint(), "case": case.name, "draws": case.draws}
+    if known and known["identity"] != identity:
+        raise ValueError(f"{path} was made with another prior or number of draws; move it away")
+    rows: list[Row] = known.get("rows", [])
+    done = {_key(row["method"], row["solver"], row["image"]) for row in rows}
+    for method in methods:
+        if method not in GRIDS or not applies(method, case):
+            continue
+        if method in AMORTIZED and amortizer_name(options.amortizer, case, prior, images) is None:
+            print(f"{method}: no amortizer for {case.name}")
+            continue
+        jobs, changes = [], {}
+        for changed, i in product(settings_in(GRIDS[method]), range(options.images)):
+            settings = settings_of(method, case, shrink=options.shrink, changes=changed)
+            key = _key(method, describe(settings), i)
+            changes[key] = changed
+            if key not in done:
+                first = first_fit(case, shrink=options.shrink) if method == "hmc-noise" else None
+                place = order(len(images.validation), VALIDATION)[i]
+                truth = images.truth(i, VALIDATION)
+                few = replace(case, images=options.images)
+                job = Job(few, method, settings, first, i, place, truth, name, options.data, None, options.amortizer)
+                jobs.append((key, job))
+        for key, row in in_processes(_keyed, jobs, options.workers, options.threads, options.nice):
+            solver = json.loads(key)[1]
+            rows.append({"method": method, "changes": changes[key], "solver": solver, **row})
+            path.parent.mkdir(parents=True, exist_ok=True)
+            about = {"command": command, "machine": machine(), "identity": identity}
+            write_text(path, dump(about, rows))
+            print(
+                f"{case.name} {method} {changes[key]} image {row['image']}: {row.get(CRITERION, row.get('failed'))}",
+                flush=True,
+            )
+        found = best([row for row in rows if row["method"] == method], options.images)
+        if found is not None:
+            _write(options.tuned, case.name, method, *found, images=options.images)
+            print(f"{case.name} {method}: {found[0]} with {CRITERION} {found[1]:.4g}")
+
+
+def _key(method: str, solver: dict[str, Any], image: int) -> str:
+    return json.dumps([method, solver, image], sort_keys=True)
+
+
+def _keyed(pair: tuple[str, Job]) -> tuple[str, Row]:
+    return pair[0], solve_job(pair[1]).row
+
+
+def _write(path: Path, case: str, method: str, changes: dict[str, Any], score: float, images: int) -> None:
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    entry = {"settings": changes, CRITERION: round(score, 4), "validation_images": images}
+    known.setdefault(case, {})[method] = entry
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
