@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.composing import ideal, page, run, semi, smoothing, tune
 from benchmarks.composing.bootstrap import indices, mean_interval, number
 from benchmarks.composing.cases import CASES, RANDOM_OPERATORS, case_named, truth_of
+from benchmarks.composing.crew import in_processes
 from benchmarks.composing.data import order
 from benchmarks.composing.engines import Outcome, solve, tiled
 from benchmarks.composing.measure import energy_score, hidden, rows_of
@@ -340,6 +341,23 @@ def test_a_run_goes_on_and_agrees_with_an_unbroken_one(tmp_path: Path) -> None:
     )
     timeless = [{k: v for k, v in row.items() if "seconds" not in k} for row in one]
     assert timeless == [{k: v for k, v in row.items() if "seconds" not in k} for row in two] and len(two) == 2
+
+
+def _half(x: int) -> float:
+    if x == 5:
+        raise ValueError("five is not even")
+    return x / 2
+
+
+@pytest.mark.slow
+def test_processes_do_all_jobs_and_pass_on_what_goes_wrong() -> None:
+    assert sorted(in_processes(_half, [2, 4, 6], 2)) == [1, 2, 3]
+    with pytest.raises(ValueError, match="five is not even"):
+        list(in_processes(_half, [2, 5, 6, 8], 2))
+
+
+def test_no_processes_do_the_same_here() -> None:
+    assert list(in_processes(_half, [2, 4], 0)) == [1, 2]
 
 
 # -- tuning, studies and the page --------------------------------------------------------------------

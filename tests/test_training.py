@@ -23,8 +23,10 @@ from flowinv.flows.architectures import DenseConfig, GlowConfig, RealNVPConfig
 from flowinv.flows.bijection import Chain
 from flowinv.flows.flow import UNIT
 from flowinv.flows.layers.transforms import Gaussianize
+from flowinv.priors import load_prior
 from flowinv.store import BundleError, read_bundle, write_bundle
 from flowinv.training import Progress, Trainer, TrainingConfig, TrainingDiverged, evaluate, read_config
+from flowinv.training.config import read_toml
 
 SHAPE = (1, 4, 4)
 GLOW = GlowConfig(SHAPE, steps=(2,), hidden=8)
@@ -470,8 +472,20 @@ def test_settings_are_checked_in_python_too() -> None:
 
 def test_the_configs_in_the_repository_are_read() -> None:
     folder = Path(__file__).parent.parent / "configs"
-    for path in folder.glob("*.toml"):
+    priors = [path for path in folder.glob("*.toml") if not path.name.startswith("avi-")]
+    assert len(priors) > 3
+    for path in priors:
         assert read_config(path).flow.shape[0] in (1, 3)
+
+
+def test_the_amortizers_configs_in_the_repository_are_read() -> None:
+    from flowinv.solvers import settings_for
+    from flowinv.tasks import task
+
+    for path in (Path(__file__).parent.parent / "configs").glob("avi-*.toml"):
+        values = read_toml(path)
+        assert task(values.pop("task"), load_prior(values.pop("prior")).shape, sigma=values.pop("sigma")).operator.spec
+        assert settings_for("avi", **values).steps > 0
 
 
 def test_restarts_lengthen_a_run_without_changing_its_first_cycle() -> None:

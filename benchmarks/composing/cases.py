@@ -86,7 +86,7 @@ DATASETS = {
         "celeba10k_jpeg.npz",
         (3, 32, 32),
         5,
-        "runs/faces/prior",
+        "faces",
         500,
         Preparation((7, 17, 81, 91), (32, 32), 1000),
     ),
