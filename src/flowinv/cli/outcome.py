@@ -44,6 +44,8 @@ def _claim(checkpoint: Path, identity: dict[str, Any], overwrite: bool) -> None:
 
     mark, mine = checkpoint / "run.json", json.dumps(identity, sort_keys=True, indent=1) + "\n"
     if checkpoint.exists() and (not mark.exists() or mark.read_text(encoding="utf-8") != mine):
+        if not mark.exists():
+            raise FileExistsError(f"{checkpoint} was not made by flowinv solve; choose another folder")
         if not overwrite:
             raise ValueError(
                 f"{checkpoint} holds an unfinished run of another problem, solver or settings; finish it, choose another "
@@ -94,15 +96,19 @@ def solve_into(
         try:
             result = run(solver, problem, settings, amortizer=amortizer, checkpoint=checkpoint, report=show)
         except KeyboardInterrupt:
+            kept = any(checkpoint.glob("*/config.json"))
+            _release(checkpoint)
             raise KeyboardInterrupt(
-                f"step {last} is kept in {checkpoint}; the same command goes on from there"
+                f"step {last} is kept in {checkpoint}; the same command goes on from there" if kept else ""
             ) from None
         except Diverged as error:
             if error.result is not None:
                 error.result.save(out / "last-good", overwrite=True)
-            raise
-        finally:
             _release(checkpoint)
+            raise
+        except BaseException:
+            _release(checkpoint)
+            raise
     about = {"solver": solver, **about}
     result.provenance["problem"] = about
     fitted = time.monotonic() - started
@@ -110,6 +116,9 @@ def solve_into(
         written = _write_point(out, result, truth, about, fitted)
     else:
         written = _write_posterior(out, result, draws, truth, about, fitted, title)
+    for stale in {"posterior", "estimate", "report.html", "last-good"}.difference(written):  # of what was written over
+        path = out / stale
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     if (checkpoint / TRAINED).is_dir():  # what took longest may serve again
         shutil.rmtree(out / "amortizer", ignore_errors=True)
         (checkpoint / TRAINED).rename(out / "amortizer")

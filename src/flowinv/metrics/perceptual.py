@@ -64,7 +64,7 @@ class STLPIPS(nn.Module):
         if isinstance(size, bool) or not isinstance(size, int) or size < 32:
             raise ValueError(f"size must be a whole number of at least 32 pixels, got {size!r}")
         self.size = size
-        self.spec = {"name": "stlpips", "weights": str(weights), "size": size}
+        self.spec = {"name": "stlpips", "weights": str(Path(weights).expanduser().resolve()), "size": size}
         shapes: dict[str, tuple[int, ...]] = {f"scaling_layer.{name}": (1, 3, 1, 1) for name in ("shift", "scale")}
         shapes |= {f"{name}.filt": (channels, 1, 3, 3) for name, channels in self._BLURS}
         for layer, (name, before, after, kernel, _) in enumerate(self._CONVOLUTIONS):
