@@ -10,10 +10,9 @@ import torch
 
 from benchmarks.composing.bootstrap import Interval, mean_interval
 from benchmarks.composing.cases import Case
-from benchmarks.composing.measure import Row
 from benchmarks.composing.perception import Reference
 from benchmarks.composing.scores import floor, frechet, inception_type
-from benchmarks.composing.store import read_features, read_rows
+from benchmarks.composing.store import Row, read_features, read_rows
 from flowinv.metrics import DigitClassifier
 
 COLUMNS = (
@@ -68,7 +67,7 @@ def summary(path: Path, case: Case, out: Path) -> dict[str, Any] | None:
     draws = rows[0]["draws"] if rows else case.draws
     return {
         "images": len(rows),
-        "planned": found["images"],
+        "planned": max(case.images, found["images"]) if found["budget"] == "equal" else found["images"],
         "failed": len(found["rows"]) - len(rows),
         "draws": draws,
         "mean_of": rows[0]["mean_of"] if rows else None,

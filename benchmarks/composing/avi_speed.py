@@ -2,10 +2,10 @@
 
     python -m benchmarks.composing.avi_speed --threads 1 2
 
-Two kinds of batch: many draws of one observation (the encoder runs for every draw, its cost counts) and one draw of each of many
-observations. All contenders take turns in every round, in an order that rotates; medians and quartiles over rounds. The time
-of a draw does not depend on the weights: without an amortizer an untrained one of the shipped size is measured, and the
-result says so. Writes avi_speed.json.
+Two kinds of batch: many draws of one observation, which its encoder reads once, and one draw of each of many observations.
+All contenders take turns in every round, in an order that rotates; medians and quartiles over rounds. The time of a draw does
+not depend on the weights: without an amortizer an untrained one of the shipped size is measured, and the result says so.
+Writes avi_speed.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from benchmarks.composing.cases import case_named
 from benchmarks.composing.run import RESULTS
 from benchmarks.machine import machine
 from benchmarks.speed import interleaved
-from flowinv.families.family import amortized
 from flowinv.flows.flow import set_bf16
 from flowinv.randomness import keyed_generator
 from flowinv.solvers import AmortizedTrainer, Amortizer, find_amortizer
@@ -36,7 +35,7 @@ from flowinv.store import write_text
 def contender(amortizer: Amortizer, problem: flowinv.InverseProblem, draws: int, bf16: bool) -> Callable[[], None]:
     """Draws of every observation of the problem, (draws, B, *shape), from noise to image."""
     posterior = amortizer.posterior(problem)
-    family = amortized(amortizer.conditional, posterior.family.map.context).eval()  # type: ignore[union-attr]
+    family = posterior.family
     prior = problem.prior.frozen(bf16=bf16)
     noise = torch.randn(draws, problem.batch, *problem.shape, generator=keyed_generator(94))
 

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import torch
 
-J, R = TypeVar("J"), TypeVar("R")
+J = TypeVar("J")
+R = TypeVar("R")
 _PATIENCE = 20.0  # seconds that a process has to end by itself
 
 
@@ -88,9 +89,9 @@ def _serve(function: Callable[[J], R], line: Connection, threads: int, nice: int
         while True:
             job = pickle.loads(line.recv_bytes())
             try:
-                answer = (True, function(job))
+                answer: tuple[bool, Any] = (True, function(job))
             except Exception as error:  # raised again where the job came from
-                answer = (False, error)  # type: ignore[assignment]
+                answer = (False, error)
             line.send_bytes(pickle.dumps(answer))
     except (EOFError, OSError, KeyboardInterrupt):
         return

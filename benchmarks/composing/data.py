@@ -58,5 +58,5 @@ def load(dataset: DataSet, folder: str | Path, prior: str | None = None) -> Imag
     if tuple(read.test.shape[1:]) != shape or len(read.test) == 0:
         raise ValueError(f"{path}: test images have shape {tuple(read.test.shape)}, the prior {name} takes {shape}")
     cut = len(read.train) - holdout
-    parts = (read.train[:cut], read.train[cut:], read.test)
-    return Images(*(floor_bits(part, bits) for part in parts), bits)
+    train, validation, test = (floor_bits(part, bits) for part in (read.train[:cut], read.train[cut:], read.test))
+    return Images(train, validation, test, bits)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.composing.engines import Outcome
 from benchmarks.composing.perception import Perception
+from benchmarks.composing.store import Row
 from flowinv import InverseProblem, Mask
 from flowinv.metrics import distance_to_truth, pairwise_diversity, psnr, ssim, sum_squared_error
-
-Row = dict[str, Any]
 
 
 def energy_score(draws: Tensor, truth: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def _chain(kernel: Any, leapfrogs: int = 1, **settings: Any) -> SamplingSettings
     again = 50 if settings.get("bf16") else 0  # kept states are decoded once more, in full precision
     steps = (PASSES - again) // passes - 1
     kept = (steps + 1) // 2
-    more = {"leapfrogs": leapfrogs} if kernel == "hmc" else {}
+    more: dict[str, Any] = {"leapfrogs": leapfrogs} if kernel == "hmc" else {}
     return SamplingSettings(kernel, kept, steps - kept, thin=max(1, -(-kept // 50)), **more, **settings)
 
 

@@ -38,9 +38,11 @@ PROTOCOL = """## How it was measured
 - **Squared error** is summed over the image, in [0, 1] units: the paper's "MSE". A calibrated draw has twice the error of the
   posterior mean, so that less than that is over-confidence, and not merit: see below. The **energy score** is the error that
   cannot be gamed so: its expectation is least for draws of the true posterior.
-- **Perceptual** is {distance}, **Fréchet** a distance of {features} of all draws to those of the test images: names of
-  their own, because these are neither LPIPS nor FID. **Diversity** is the mean perceptual distance of two draws, +- its standard
-  deviation over pairs. **chi²** is the misfit per observed element in units of sigma²; with y free of noise below 1.
+- **Perceptual** is {distance}.
+  **Fréchet** is a distance of all draws to the test images, in {features}.
+  They have names of their own because they are neither LPIPS nor FID. **Diversity** is the mean perceptual distance of two
+  draws, +- its standard deviation over pairs. **chi²** is the misfit per observed element in units of sigma²; with y free of
+  noise it is below 1.
 - **Paper's figures** are quoted beside, and are *not comparable* with ours: other prior, other networks, other images, a GPU.
   What can be compared is which method is ahead of which.
 

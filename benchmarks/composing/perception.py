@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.composing.data import Images
+from benchmarks.composing.store import save_arrays
 from flowinv.metrics import STLPIPS, DigitClassifier, DigitDistance, SqueezeNetFeatures, features_of, statistics
 from flowinv.metrics.pairs import PairDistance
 from flowinv.randomness import keyed_generator
-from flowinv.store import replacing
 
 COMPONENTS = 64  # a covariance of all 512 SqueezeNet features needs more draws than a CPU has time for
 _FLOOR = 2048
@@ -74,10 +74,8 @@ class Reference:
         return cls(basis, *statistics(test.float() @ basis), train.float() @ basis)
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {k: getattr(self, k).numpy() for k in ("basis", "mean", "covariance")}
-        with replacing(path) as (temporary,), open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays, floor=self.floor.half().numpy())
+        save_arrays(path, {**arrays, "floor": self.floor.half().numpy()})
 
     @classmethod
     def load(cls, path: Path) -> Reference:

@@ -53,7 +53,7 @@ def result_path(out: Path, case: str, method: str, budget: str = "equal", shrink
 def identity(case: Case, method: str, settings: Any, first: Any, prior: str, amortizer: str | None) -> dict[str, Any]:
     """What rows must share to stand in one file. The number of images is no part of it."""
     experiment = {k: v for k, v in asdict(case).items() if k not in ("images", "tuned_as")}
-    found = {"case": experiment, "method": method, "prior": prior, "solver": describe(settings)}
+    found: dict[str, Any] = {"case": experiment, "method": method, "prior": prior, "solver": describe(settings)}
     if method == "hmc-noise":
         found["through"] = describe(first)
     if method in AMORTIZED:

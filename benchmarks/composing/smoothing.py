@@ -34,10 +34,10 @@ from benchmarks.composing.methods import describe, settings_of
 from benchmarks.composing.perception import perception
 from benchmarks.composing.picture import as_bytes, measurement
 from benchmarks.composing.run import common
-from benchmarks.composing.store import dump
+from benchmarks.composing.store import dump, save_arrays
 from benchmarks.machine import machine
 from flowinv.solvers import Diverged, VariationalSettings
-from flowinv.store import replacing, write_text
+from flowinv.store import write_text
 
 SIGMAS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
 BETAS = (30.0, 100.0, 300.0, 1000.0)
@@ -134,8 +134,7 @@ def compute(options: argparse.Namespace, command: str) -> None:
         rows.append(row)
         if sheet is not None:
             sheets |= {f"{row['variant']}:{row['scale']:g}:{name}": value for name, value in sheet.items()}
-            with replacing(pictures) as (temporary,), open(temporary, "wb") as file:
-                np.savez_compressed(file, **sheets)
+            save_arrays(pictures, sheets)
         about = {"command": command, "machine": machine(), "settings": identity, "summary": summarise(rows)}
         write_text(path, dump(about, rows))
         place = f"{row['variant']} {row['scale']:g} image {row['image']}"

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.composing.measure import Row
 from flowinv.store import replacing, to_json, write_text
 
+Row = dict[str, Any]
 SHOWN = 8  # images of which the draws are kept
 
 
@@ -89,10 +89,16 @@ class Store:
         write_text(self.path, text)
 
 
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """An .npz, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as (temporary,), open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
 def _save(path: Path, images: list[int], parts: dict[str, dict[int, np.ndarray]]) -> None:
     arrays = {name: np.stack([values[i] for i in images]) for name, values in parts.items()}
-    with replacing(path) as (temporary,), open(temporary, "wb") as file:
-        np.savez_compressed(file, image=np.array(images), **arrays)
+    save_arrays(path, {"image": np.array(images), **arrays})
 
 
 def read_rows(path: Path) -> dict[str, Any] | None:

@@ -30,8 +30,9 @@ For draws of the true posterior E|draw - truth|² = 2 E|E[x|y] - truth|²: twice
 network trained to regress digits on their bottom halves ({study["weights"]} weights, {study["images"]} images) has a squared
 error of {text(study["all"])} on the hidden half of {study["tested"]} test digits, {text(study["case"])} on those of
 `mnist-bottom`. That bounds the least error from above, so that calibrated draws have at most about
-**{text(study["twice_case"])}**. Draws with clearly less are over-confident, drawn towards the mode: the paper's 22.13 is to
-be read with that in mind.
+**{text(study["twice_case"])}** ({text(study["twice_all"])} over all test digits). Draws with clearly less are over-confident, drawn
+towards the mode; draws with more are of a prior, or an approximation, that knows less than can be known. The paper's 22.13,
+over the whole image and other digits, is to be read beside these figures.
 
 """
     rows = [["twice the regression's error", text(study["twice_case"]), text(study["case"])]]
@@ -48,7 +49,7 @@ def _semi(study: dict[str, Any] | None) -> str:
 
 Steps that a fit needs to come within {study["within"]:g} nat of the ELBO that SVI from scratch has after {study["reference_steps"]}
 steps, over {study["observations"]} observations of `{study["case"]}`; a fit of every length in turn, with a schedule of its own.
-Where it never did, the longest one counts.
+Where it never did, the longest one counts; negative shortfalls are leads.
 
 """
     rows = [

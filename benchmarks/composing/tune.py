@@ -25,11 +25,10 @@ from benchmarks.composing.cases import Case, case_named
 from benchmarks.composing.crew import in_processes
 from benchmarks.composing.data import VALIDATION, load, order
 from benchmarks.composing.engines import first_fit
-from benchmarks.composing.measure import Row
 from benchmarks.composing.methods import AMORTIZED, TUNED, applies, describe, method_named, settings_of
 from benchmarks.composing.perception import perception
 from benchmarks.composing.run import amortizer_name, common
-from benchmarks.composing.store import dump
+from benchmarks.composing.store import Row, dump
 from benchmarks.composing.work import Job, solve_job
 from benchmarks.machine import machine
 from flowinv.store import write_text
@@ -39,12 +38,12 @@ GRIDS: dict[str, Grid] = {
     "svi": {"learning_rate": (3e-3, 1e-2, 2e-2)},
     "semi-amortized": {"learning_rate": (5e-4, 1e-3, 3e-3)},
     "ambient": {"learning_rate": (3e-4, 1e-3, 3e-3)},
-    "lmc": {"step_size": (2e-4, 5e-4, 1e-3, 2e-3, 4e-3)},
+    "lmc": {"step_size": (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 4e-3)},
     "hmc": {"leapfrogs": (5, 10, 20)},
     "hmc-noise": {"leapfrogs": (4, 8, 16)},
     "pl-mcmc": {"sigma_a": (1e-3, 1e-2, 5e-2)},
-    "csgm": {"learning_rate": (0.02, 0.05), "weight": (1e-3, 1e-2, 1e-1)},
-    "ivom": {"learning_rate": (5e-4, 2e-3, 1e-2), "init_scale": (0.1, 1.0)},
+    "csgm": {"learning_rate": (0.02, 0.05), "weight": (1e-4, 1e-3, 1e-2, 1e-1)},
+    "ivom": {"learning_rate": (5e-4, 2e-3, 1e-2, 3e-2), "init_scale": (0.1, 1.0)},
 }
 CRITERION = "energy_score"
 

@@ -12,10 +12,11 @@ from torch import Tensor
 import flowinv
 from benchmarks.composing.cases import Case
 from benchmarks.composing.engines import Outcome, solve
-from benchmarks.composing.measure import Row, rows_of
+from benchmarks.composing.measure import rows_of
 from benchmarks.composing.methods import Settings
 from benchmarks.composing.perception import Reference, perception
 from benchmarks.composing.picture import as_bytes, measurement
+from benchmarks.composing.store import Row
 from flowinv.solvers import Amortizer, Diverged, VariationalSettings
 
 

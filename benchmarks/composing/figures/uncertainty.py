@@ -22,9 +22,9 @@ from benchmarks.composing.figures.canvas import BLUE, GREEN, RED, canvas, save, 
 from benchmarks.composing.measure import hidden
 from benchmarks.composing.methods import settings_of
 from benchmarks.composing.picture import as_bytes, as_rgb, measurement
+from benchmarks.composing.store import save_arrays
 from flowinv.randomness import keyed_generator
 from flowinv.solvers import VariationalSettings
-from flowinv.store import replacing
 
 DRAWS, SHOWN = 3200, 6
 COLOURS = (BLUE, GREEN, RED)
@@ -35,9 +35,7 @@ def main(options: argparse.Namespace) -> Path:
     kept = options.out / "uncertainty" / f"{case}-{options.image}.npz"
     if not kept.is_file():
         found = compute(case, options)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(kept) as (temporary,), open(temporary, "wb") as file:
-            np.savez_compressed(file, **found)
+        save_arrays(kept, found)
     with np.load(kept, allow_pickle=False) as file:
         return draw({name: file[name] for name in file.files}, options.figures / f"figure-1-{case}.png")
 
