@@ -15,7 +15,7 @@ from .checkpoint import fit_or_refuse
 from .families import Draw, Family, family_from_description
 from .posterior import Posterior
 from .problem import InverseProblem
-from .problem_store import under
+from .store import under
 
 
 class FlowPosterior(Posterior):

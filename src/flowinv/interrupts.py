@@ -7,8 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 
 @contextmanager
@@ -43,32 +44,44 @@ def between_steps() -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
+class Resumable(Protocol):
+    """What steps for long: ``seconds`` counts all its runs, ``save`` writes what a later one goes on from."""
+
+    seconds: float
+
+    def save(self, folder: Path) -> None: ...
+
+
 def keep_stepping(
+    run: Resumable,
     running: Callable[[], bool],
     step: Callable[[], None],
     report: Callable[[], None],
-    save: Callable[[], None] | None,
+    folder: Path | None,
     every: float,
 ) -> None:
-    """Step and report while ``running``; save every ``every`` seconds, when interrupted, and at the end.
+    """Step, with the clock, and report while ``running``; save to ``folder`` every ``every`` seconds, when interrupted, and
+    at the end.
 
     After half a step nothing is saved: the checkpoint before it is better than that.
     """
-    saved, whole = time.monotonic(), True
+    started, before = time.monotonic(), run.seconds
+    saved, whole = started, True
     with between_steps() as check:
         try:
             while running():
                 whole = False
                 step()
+                run.seconds = before + time.monotonic() - started
                 whole = True
                 report()
                 check()
-                if save is not None and time.monotonic() - saved > every:
-                    save()
+                if folder is not None and time.monotonic() - saved > every:
+                    run.save(folder)
                     saved = time.monotonic()
         except KeyboardInterrupt:
-            if save is not None and whole:
-                save()
+            if folder is not None and whole:
+                run.save(folder)
             raise
-        if save is not None:
-            save()
+        if folder is not None:
+            run.save(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -12,19 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import __version__
 from .checkpoint import fit_or_refuse
-from .flows.flow import Flow, standard_normal_log_prob
+from .flows.flow import standard_normal_log_prob
 from .operators import Operator
 from .problem import InverseProblem
 from .problem_store import pack_problem, unpack_problem
+from .result import Result
 from .store import BundleError, read_bundle, write_bundle
 
 FORMAT = "flowinv-point-estimate"
 _VALUES = ("z", "objective", "misfit", "restarts", "trace")
 
 
-class PointEstimate:
+class PointEstimate(Result):
     r"""One x = f(z) for each observation: the best that an optimiser found, with no uncertainty.
 
     ``z`` (B, \*shape); ``objective`` (B,) what was minimised there, in full precision, ``misfit`` (B,) its data term (the
@@ -49,27 +48,8 @@ class PointEstimate:
         if z.shape != (problem.batch, *problem.shape):
             wanted = ", ".join(map(str, (problem.batch, *problem.shape)))
             raise ValueError(f"z must have shape ({wanted}), got {tuple(z.shape)}")
-        self.problem, self.z, self.objective, self.misfit, self.restarts = problem, z, objective, misfit, restarts
-        self.trace = trace
-        self.provenance: dict[str, Any] = {
-            "flowinv": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "prior": problem.prior_fingerprint,
-            **provenance,
-        }
-
-    @property
-    def prior(self) -> Flow:
-        return self.problem.prior
-
-    @property
-    def batch(self) -> int:
-        return self.problem.batch
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.problem.shape
+        super().__init__(problem, trace, provenance)
+        self.z, self.objective, self.misfit, self.restarts = z, objective, misfit, restarts
 
     @cached_property
     def _decoded(self) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import __version__, summaries
-from .flows.flow import Flow
+from . import summaries
 from .operators import Operator
 from .problem import InverseProblem
 from .problem_store import pack_problem, unpack_problem
 from .randomness import keyed_generator
+from .result import Result
 from .store import BundleError, read_bundle, write_bundle
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 FORMAT = "flowinv-posterior"
 
 
-class Posterior:
+class Posterior(Result):
     r"""p(x | y) as draws: everything a user looks at is asked of them. Draws have shape (S, B, \*shape).
 
     The two kinds: :class:`~flowinv.FlowPosterior`, a flow that gives any number of draws and their density, and
@@ -35,28 +34,6 @@ class Posterior:
     kind: str = ""
     elbo: Tensor | None = None  # nats, (B,), where there is one
     elbo_se: Tensor | None = None
-
-    def __init__(self, problem: InverseProblem, trace: dict[str, Any], provenance: dict[str, Any]):
-        self.problem, self.trace = problem, trace
-        self.provenance: dict[str, Any] = {
-            "flowinv": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "prior": problem.prior_fingerprint,
-            **provenance,
-        }
-
-    @property
-    def prior(self) -> Flow:
-        return self.problem.prior
-
-    @property
-    def batch(self) -> int:
-        return self.problem.batch
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.problem.shape
 
     def draws(self, n: int, generator: torch.Generator, chunk: int = 64) -> Iterator[Tensor]:
         """n draws of every observation in pieces (s, B, *shape) of at most ``chunk`` images: bounded memory for any n."""

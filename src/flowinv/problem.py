@@ -15,6 +15,7 @@ from .adapters.deepinv import from_deepinv, is_physics
 from .flows import Bijection, Flow
 from .likelihoods import Likelihood
 from .operators import FunctionOperator, Operator, as_operator
+from .store import hash_tensors
 from .tasks import Task
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -86,8 +87,7 @@ class InverseProblem:
         digest = hashlib.sha256(self.prior_fingerprint.encode())
         for part in (self.operator, self.likelihood):
             digest.update(repr(part).encode() + json.dumps(part.spec, sort_keys=True).encode())
-            for name, tensor in sorted(part.tensors().items()):
-                digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+            hash_tensors(digest, part.tensors())
         digest.update(self.y.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 

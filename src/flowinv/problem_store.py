@@ -12,7 +12,7 @@ from .likelihoods import likelihood_from_spec
 from .operators import Operator
 from .priors import describe, from_description
 from .problem import InverseProblem
-from .store import BundleError
+from .store import BundleError, under
 from .tasks import operator_from_spec
 
 
@@ -59,8 +59,3 @@ def unpack_problem(
     if config["prior_sha256"] != problem.prior_fingerprint:
         raise BundleError(f"{folder}: the prior's weights are not those the problem was solved with")
     return problem
-
-
-def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of one part of a bundle, without its prefix."""
-    return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}

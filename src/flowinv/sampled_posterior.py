@@ -16,7 +16,7 @@ from .checkpoint import fit_or_refuse
 from .diagnostics.chains import ess, rhat, standard_error
 from .posterior import Posterior
 from .problem import InverseProblem
-from .problem_store import under
+from .store import under
 
 if TYPE_CHECKING:
     import xarray
@@ -120,7 +120,7 @@ class SampledPosterior(Posterior):
         fallback = known.view(-1, *(1,) * (p.dim() - 1)).expand(p.shape)
         worth = p * (1 - p) / error.square()
         worth = torch.where(torch.isnan(worth), fallback, worth).clamp(1, self.count)
-        lower, upper = _wilson(p, worth)
+        lower, upper = summaries.wilson_interval(p, worth)
         return summaries.Probability(p, (p * (1 - p) / worth).sqrt(), lower, upper, round(float(worth.min())))
 
     # -- how far to trust them -----------------------------------------------------------------------
@@ -206,14 +206,6 @@ class SampledPosterior(Posterior):
             return f"R-hat unknown: it needs chains of 4 draws that vary; {acceptance}"
         verdict = "" if bool((worst[~worst.isnan()] <= 1.05).all()) else ": the chains disagree, run more steps"
         return f"R-hat {_range(worst, '.3f')}, ESS {_range(self.ess, '.0f')} (of lp), {acceptance}{verdict}"
-
-
-def _wilson(p: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
-    """95 % bounds on a probability that was p in n trials."""
-    q = 1.959963984540054**2
-    centre = (p + q / (2 * n)) / (1 + q / n)
-    reach = (q * (p * (1 - p) / n + q / (4 * n * n))).sqrt() / (1 + q / n)
-    return (centre - reach).clamp(0, 1), (centre + reach).clamp(0, 1)
 
 
 def _range(values: Tensor, spec: str) -> str:

@@ -277,6 +277,14 @@ class Probability:
     count: int
 
 
+def wilson_interval(p: Tensor, n: int | Tensor) -> tuple[Tensor, Tensor]:
+    """95 % bounds on a probability that was p in n trials (Wilson): never empty, even where p is 0 or 1."""
+    q = _NORMAL_95**2
+    centre = (p + q / (2 * n)) / (1 + q / n)
+    reach = (q * (p * (1 - p) / n + q / (4 * n * n))).sqrt() / (1 + q / n)
+    return (centre - reach).clamp(0, 1), (centre + reach).clamp(0, 1)
+
+
 def exceedance(
     draws: Source, threshold: float | Tensor, function: Callable[[Tensor], Tensor] | None = None
 ) -> Probability:
@@ -285,10 +293,8 @@ def exceedance(
     """
     values = draws if function is None else mapped(draws, function)
     hits = moments(mapped(values, lambda v: (v > threshold).double()))
-    p, n, q = hits.mean, hits.count, _NORMAL_95**2
-    centre = (p + q / (2 * n)) / (1 + q / n)
-    reach = _NORMAL_95 * (p * (1 - p) / n + q / (4 * n * n)).sqrt() / (1 + q / n)
-    lower, upper = (centre - reach).clamp(0, 1), (centre + reach).clamp(0, 1)
+    p, n = hits.mean, hits.count
+    lower, upper = wilson_interval(p, n)
     return Probability(p, (p * (1 - p) / n).sqrt(), lower, upper, n)
 
 

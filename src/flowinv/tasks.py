@@ -18,6 +18,7 @@ from torch import Tensor
 from .adapters import deepinv as adapter
 from .likelihoods import Gaussian, Likelihood, likelihood_from_spec
 from .operators import AveragePool, Grey, Identity, Mask, MatrixOperator, Operator
+from .store import under
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -306,8 +307,8 @@ def task_from_spec(spec: Mapping[str, Any], shape: Sequence[int], tensors: Mappi
     if spec.get("likelihood") is None:
         raise ValueError(f"the likelihood of this {spec['task']} task was code and is not in its description")
     saved = dict(tensors or {})
-    operator = operator_from_spec(spec, shape, _under("operator.", saved))
-    likelihood = likelihood_from_spec(spec["likelihood"], _under("likelihood.", saved))
+    operator = operator_from_spec(spec, shape, under("operator", saved))
+    likelihood = likelihood_from_spec(spec["likelihood"], under("likelihood", saved))
     return Task(operator, likelihood, {**(operator.spec or {}), "likelihood": likelihood.spec})
 
 
@@ -507,7 +508,3 @@ def _jsonable(value: Any) -> Any:
     if number is not None:
         return number
     return float(value) if isinstance(value, Real) and not isinstance(value, bool) else value
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +40,12 @@ def refuse(out: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{out} already holds {foreign[0]}; choose another folder, or --overwrite")
 
 
-def _claim(checkpoint: Path, identity: dict[str, Any], overwrite: bool) -> None:
-    """Mark the checkpoint as this run's; what another run left there goes where --overwrite was asked for, else refuses."""
+@contextmanager
+def _claimed(checkpoint: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[None]:
+    """Mark the checkpoint as this run's; what another run left there goes where --overwrite was asked for, else refuses.
+
+    Where the block fails and nothing came of the run, the mark is taken away again: a refused problem leaves no folder.
+    """
     from ..store import write_text
 
     mark, mine = checkpoint / "run.json", json.dumps(identity, sort_keys=True, indent=1) + "\n"
@@ -54,14 +60,15 @@ def _claim(checkpoint: Path, identity: dict[str, Any], overwrite: bool) -> None:
         shutil.rmtree(checkpoint)
     checkpoint.mkdir(parents=True, exist_ok=True)
     write_text(mark, mine)
-
-
-def _release(checkpoint: Path) -> None:
-    """Take the mark away again where nothing came of the run: a refused problem leaves no folder behind."""
-    if [p.name for p in checkpoint.iterdir()] == ["run.json"]:
-        shutil.rmtree(checkpoint)
-        if not any(checkpoint.parent.iterdir()):
-            checkpoint.parent.rmdir()
+    ended_well = False
+    try:
+        yield
+        ended_well = True
+    finally:
+        if not ended_well and [p.name for p in checkpoint.iterdir()] == ["run.json"]:
+            shutil.rmtree(checkpoint)
+            if not any(checkpoint.parent.iterdir()):
+                checkpoint.parent.rmdir()
 
 
 def solve_into(
@@ -84,8 +91,8 @@ def solve_into(
 
     started = time.monotonic()
     checkpoint = out / "checkpoint"
-    _claim(checkpoint, {"solver": solver, "settings": asdict(settings), "problem": problem.fingerprint()}, overwrite)
-    with progress(f"solving ({solver})") as update:
+    identity = {"solver": solver, "settings": asdict(settings), "problem": problem.fingerprint()}
+    with _claimed(checkpoint, identity, overwrite), progress(f"solving ({solver})") as update:
         last = 0
 
         def show(p: SolverProgress) -> None:
@@ -97,17 +104,12 @@ def solve_into(
             result = run(solver, problem, settings, amortizer=amortizer, checkpoint=checkpoint, report=show)
         except KeyboardInterrupt:
             kept = any(checkpoint.glob("*/config.json"))
-            _release(checkpoint)
             raise KeyboardInterrupt(
                 f"step {last} is kept in {checkpoint}; the same command goes on from there" if kept else ""
             ) from None
         except Diverged as error:
             if error.result is not None:
                 error.result.save(out / "last-good", overwrite=True)
-            _release(checkpoint)
-            raise
-        except BaseException:
-            _release(checkpoint)
             raise
     about = {"solver": solver, **about}
     result.provenance["problem"] = about

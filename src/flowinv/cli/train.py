@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .progress import progress
+from .running import run_folder, run_training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,35 +39,15 @@ def train(
     """
     from ..priors import save_prior
     from ..priors.card import model_card
-    from ..training import Progress, Trainer, evaluate, read_config
+    from ..training import Trainer, evaluate, read_config
     from ..training.data import load_images
 
     settings = read_config(config)
-    prior_folder, checkpoint = out / "prior", out / "checkpoint"
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out} is a file; --out names a folder")
-    if (prior_folder / "config.json").exists():
-        raise FileExistsError(f"{prior_folder} exists: this run is finished; train into another folder")
-    if out.exists() and any(out.iterdir()) and not checkpoint.exists():
-        raise FileExistsError(f"{out} is not empty and holds no run to go on with; choose another folder")
+    prior_folder, checkpoint = run_folder(out, "prior")
     images = load_images(data, prepare=settings.preparation)
     trainer = Trainer(settings, images.train)
-    if checkpoint.exists():
-        trainer.load(checkpoint)
-        typer.echo(f"resuming at step {trainer.step} of {trainer.total}")
-    with progress("training") as update:
-
-        def show(p: Progress) -> None:
-            update(p.step, p.total, f"{p.bits_per_dim:.3f} bits/dim")
-
-        try:
-            flow = trainer.run(checkpoint, show, until=stop_after)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"step {trainer.step} of {trainer.total} is kept in {checkpoint}; the same command goes on from there"
-            ) from None
-    if trainer.step < trainer.total:
-        typer.echo(f"stopped at step {trainer.step} of {trainer.total}; the same command goes on")
+    flow = run_training(trainer, checkpoint, lambda p: f"{p.bits_per_dim:.3f} bits/dim", stop_after)
+    if flow is None:
         return
     scores = {}
     for split, part in (("validation", trainer.validation_images), ("test", images.test)):

@@ -10,11 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..flows.bijection import Bijection, Chain, Inverse
-from ..flows.layers.couplings import AffineCoupling
-from ..flows.layers.mixing import Orthogonal
 from ..flows.layers.reshaping import Squeeze
-from ..flows.networks import MLP, ConvNet
 from ..problem import InverseProblem
+from .pregenerator import rotated_couplings
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,12 @@ class ConditionalConfig:
     blocks: int = 3
     squeezes: int = 2
     seed: int = 0
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ConditionalConfig:
+        """What ``asdict`` gave, by way of JSON."""
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**settings)
 
 
 class _Encoder(nn.Module):
@@ -87,20 +91,10 @@ class Conditional(Bijection):
 
     def _couplings(self, image: bool) -> Chain:
         config = self.config
-        generator = torch.Generator().manual_seed(config.seed)
         channels = config.shape[0] * (4**config.squeezes if image else 1)
-        first, second = channels - channels // 2, channels // 2
-        total = torch.eye(channels, dtype=torch.float64)
-        layers: list[Bijection] = [Squeeze() for _ in range(config.squeezes)] if image else []
-        down = list(layers)
-        for _ in range(config.steps):
-            rotation = Orthogonal(channels, generator)
-            total = rotation.matrix.double() @ total
-            net = (ConvNet if image else MLP)(first, 2 * second, config.hidden, context=config.features)
-            layers += [rotation, AffineCoupling(channels, net)]
-        closing = Orthogonal(channels)
-        closing.matrix = total.T.float()
-        return Chain([*layers, closing, *map(Inverse, reversed(down))])
+        down = [Squeeze() for _ in range(config.squeezes)] if image else []
+        inner = rotated_couplings(channels, config.steps, config.hidden, config.seed, image, config.features)
+        return Chain([*down, *inner, *map(Inverse, down)])
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.chain.encode(x, self.features(context, len(x)))

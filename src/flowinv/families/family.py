@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..flows.bijection import Chain
 from ..flows.flow import Flow, standard_normal_log_prob
-from ..store import BundleError
+from ..store import BundleError, hash_tensors
 from . import spaces
 from .conditional import Conditional, ConditionalConfig, Conditioned
 from .maps import Generators, Shared
@@ -51,8 +51,7 @@ class Family(nn.Module):
         """SHA-256 over what it is, its weights, and which of them may be trained."""
         trainable = [name for name, p in self.named_parameters() if p.requires_grad]
         digest = hashlib.sha256(json.dumps([self.space, self.description, trainable], sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        hash_tensors(digest, self.state_dict())
         return digest.hexdigest()
 
     def inner(self, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,8 +90,7 @@ def composed(shape: tuple[int, ...], batch: int, config: PreGeneratorConfig, spa
     description = {"kind": "composed", "space": space, "pregenerator": asdict(config)}
     bijections = []
     for b in range(batch):
-        seeded = PreGeneratorConfig(**{**asdict(config), "seed": config.seed + b})
-        bijections.append(build_pregenerator(shape, seeded))
+        bijections.append(build_pregenerator(shape, replace(config, seed=config.seed + b)))
     return Family(Generators(bijections), space, description)
 
 
@@ -117,11 +115,11 @@ def semi_amortized(conditional: Conditional, context: Tensor, noise_side: PreGen
     bijections = []
     for b in range(len(context)):
         start = Conditioned(copy.deepcopy(conditional).to(context), context[b : b + 1].clone())
+        start.requires_grad_(noise_side is None)
         if noise_side is None:
             bijections.append(start)
         else:
-            start.requires_grad_(False)
-            seeded = PreGeneratorConfig(**{**asdict(noise_side), "seed": noise_side.seed + b})
+            seeded = replace(noise_side, seed=noise_side.seed + b)
             inner = build_pregenerator(conditional.config.shape, seeded).to(context)
             bijections.append(Chain([start, inner]))  # type: ignore[arg-type]
     return Family(Generators(bijections), "latent", description)
@@ -136,10 +134,7 @@ def family_from_description(
         if kind == "composed":
             family = composed(shape, batch, PreGeneratorConfig(**description["pregenerator"]), space)
         elif kind in ("amortized", "semi-amortized"):
-            settings: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in description["conditional"].items()
-            }
-            config = ConditionalConfig(**settings)
+            config = ConditionalConfig.from_dict(description["conditional"])
             conditional, context = Conditional(config), torch.zeros(batch, *config.context)
             if kind == "amortized":
                 family = amortized(conditional, context)

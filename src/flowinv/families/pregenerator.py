@@ -62,16 +62,21 @@ class LowerTriangular(Bijection):
         return x.reshape(z.shape), constant_log_det(self.log_diagonal.sum(), z)
 
 
-def _rotated_couplings(channels: int, config: PreGeneratorConfig, image: bool) -> list[Bijection]:
-    """Couplings with a random rotation before each and one at the end that undoes them all."""
-    generator = torch.Generator().manual_seed(config.seed)
+def rotated_couplings(
+    channels: int, steps: int, hidden: int, seed: int, image: bool, context: int = 0
+) -> list[Bijection]:
+    """Couplings with a random rotation before each and one at the end that undoes them all.
+
+    ``context`` counts the channels that the networks are told beside; their weights come from the global generator.
+    """
+    generator = torch.Generator().manual_seed(seed)
     total = torch.eye(channels, dtype=torch.float64)
     layers: list[Bijection] = []
     first, second = channels - channels // 2, channels // 2
-    for _ in range(config.steps):
+    for _ in range(steps):
         rotation = Orthogonal(channels, generator)
         total = rotation.matrix.double() @ total
-        net = (ConvNet if image else MLP)(first, 2 * second, config.hidden)
+        net = (ConvNet if image else MLP)(first, 2 * second, hidden, context=context)
         layers += [rotation, AffineCoupling(channels, net)]
     closing = Orthogonal(channels)
     closing.matrix = total.T.float()
@@ -107,13 +112,15 @@ def _build(shape: tuple[int, ...], config: PreGeneratorConfig) -> Bijection:
         )
     scale = Elementwise(shape)
     if len(shape) == 1:
-        return Chain([*_rotated_couplings(shape[0], config, image=False), scale] if shape[0] > 1 else [scale])
+        if shape[0] == 1:
+            return Chain([scale])
+        return Chain([*rotated_couplings(shape[0], config.steps, config.hidden, config.seed, image=False), scale])
     channels, height, width = shape
     squeezes = 0
     while squeezes < config.squeezes and height % 2 ** (squeezes + 1) == 0 and width % 2 ** (squeezes + 1) == 0:
         squeezes += 1
     if squeezes:
-        inner = _rotated_couplings(4**squeezes * channels, config, image=True)
+        inner = rotated_couplings(4**squeezes * channels, config.steps, config.hidden, config.seed, image=True)
         down = [Squeeze() for _ in range(squeezes)]
         return Chain([*down, *inner, *map(Inverse, down), scale])
     boards = [

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..flows.flow import standard_normal_log_prob
 from .network import SatNetwork
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -85,7 +86,7 @@ class Oracle:
         constant = d * math.log(2) - math.lgamma(d) + _log_radial(d, reach) - float(self.rates.log().sum())
         values, errors = [], []
         for a in self.solutions:
-            log_normal = _log_normal(a + self._offsets(n, generator, reach))
+            log_normal = standard_normal_log_prob(a + self._offsets(n, generator, reach))
             weights = (log_normal - log_normal.max()).exp()
             values.append(constant + log_normal.max() + weights.mean().log())
             errors.append(weights.std() / weights.mean() / math.sqrt(n))
@@ -98,7 +99,7 @@ class Oracle:
         bound = 1 / float(self.rates.min())  # how much log N(x) - log N(a) can be: the largest l1 distance in a core
         while len(todo):
             trial = centres[todo] + self._offsets(len(todo), generator, self.reach)
-            excess = _log_normal(trial) - _log_normal(centres[todo]) - bound
+            excess = standard_normal_log_prob(trial) - standard_normal_log_prob(centres[todo]) - bound
             taken = torch.rand(len(todo), generator=generator, dtype=torch.float64).log() < excess
             x[todo[taken]] = trial[taken]
             todo = todo[~taken]
@@ -111,10 +112,6 @@ class Oracle:
             x = torch.randn(n - len(found), len(self.rates), generator=generator, dtype=torch.float64)
             found = torch.cat([found, x[self.network(x)[:, 0] == 0]])
         return found
-
-
-def _log_normal(x: Tensor) -> Tensor:
-    return -0.5 * (x.square().sum(1) + x.shape[1] * _LOG_2PI)
 
 
 def _log_radial(d: int, reach: float) -> float:

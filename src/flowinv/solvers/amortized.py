@@ -6,10 +6,8 @@ import copy
 import hashlib
 import math
 import platform
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,12 +23,11 @@ from ..flow_posterior import FlowPosterior
 from ..flows.flow import Flow
 from ..interrupts import keep_stepping
 from ..problem import InverseProblem
-from ..problem_store import under
 from ..randomness import keyed_generator
-from ..store import BundleError, read_bundle, write_bundle, write_text
+from ..store import BundleError, hash_tensors, read_bundle, under, write_bundle, write_text
 from ..summaries import can_sample
 from ..tasks import Task, task_from_spec
-from .progress import Diverged, SolverProgress
+from .progress import Diverged, SolverProgress, preset_or_settings
 
 FORMAT, CHECKPOINT = "flowinv-amortizer", "flowinv-amortized-training"
 
@@ -118,10 +115,7 @@ class Amortizer:
 
     def start(self, problem: InverseProblem, noise_side: PreGeneratorConfig | None = None) -> Family:
         """A family that begins as ``posterior`` and may be fitted: a copy per observation, or a map on its noise side."""
-        context = self._context(problem)
-        with torch.enable_grad():
-            conditional = copy.deepcopy(self.conditional).to(context.device, context.dtype).requires_grad_(True)
-            return semi_amortized(conditional, context, noise_side)
+        return semi_amortized(self.conditional, self._context(problem), noise_side)
 
     def card(self, prior: str, command: str) -> str:
         """Markdown: what it is, what it was trained for, the command, the limits."""
@@ -167,12 +161,9 @@ Its posteriors fit the prior's own images best; on others, ask for the ELBO, and
         """Read what ``save`` wrote."""
         config, tensors = read_bundle(folder, FORMAT)
         try:
-            settings: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in config["conditional"].items()
-            }
             weights = under("conditional", tensors)
             dtype = next(t.dtype for t in weights.values() if t.is_floating_point())
-            conditional = Conditional(ConditionalConfig(**settings)).to(dtype)
+            conditional = Conditional(ConditionalConfig.from_dict(config["conditional"])).to(dtype)
             fit_or_refuse(weights, conditional.state_dict(), f"{folder}: the amortizer's weights")
             conditional.load_state_dict(weights)
             task = task_from_spec(config["task"], conditional.config.shape, under("task", tensors))
@@ -212,10 +203,7 @@ class AmortizedTrainer:
     """
 
     def __init__(self, prior: Flow, task: Task, settings: AmortizedSettings | str = "thorough"):
-        if isinstance(settings, str):
-            if settings not in AMORTIZED_PRESETS:
-                raise ValueError(f"unknown preset {settings!r}: expected one of {', '.join(AMORTIZED_PRESETS)}")
-            settings = AMORTIZED_PRESETS[settings]
+        settings = preset_or_settings(settings, AMORTIZED_PRESETS)
         observed = task.operator.observed
         if observed is not None and observed.dim() > len(prior.shape) and len(observed) > 1:
             raise ValueError(
@@ -243,7 +231,7 @@ class AmortizedTrainer:
         self.conditional = Conditional(config).to(self.device, self.dtype)
         self.average = {k: v.detach().clone() for k, v in self.conditional.named_parameters()}
         self.optimizer = torch.optim.Adam(self.conditional.parameters(), lr=settings.learning_rate)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.total = 0, 0.0, settings.steps
         self.trace: list[float] = []
 
     def _simulated(self, step: int) -> InverseProblem:
@@ -308,19 +296,16 @@ class AmortizedTrainer:
         until: int | None = None,
     ) -> Amortizer:
         """Train to the end, or to step ``until``, saving to ``folder`` every ``every`` seconds and when interrupted."""
-        last = self.settings.steps if until is None else min(until, self.settings.steps)
-        started, before = time.monotonic(), self.seconds
+        last = self.total if until is None else min(until, self.total)
 
         def step() -> None:
             self.trace.append(-self._one_step())
-            self.seconds = before + time.monotonic() - started
 
         def show() -> None:
             if report is not None:
-                report(SolverProgress(self.step, self.settings.steps, self.trace[-1], self.seconds, "ELBO"))
+                report(SolverProgress(self.step, self.total, self.trace[-1], self.seconds, "ELBO"))
 
-        save = partial(self.save, folder) if folder is not None else None
-        keep_stepping(lambda: self.step < last, step, show, save, every)
+        keep_stepping(self, lambda: self.step < last, step, show, folder, every)
         return self.result()
 
     def result(self) -> Amortizer:
@@ -334,8 +319,7 @@ class AmortizedTrainer:
 
     def _identity(self) -> dict[str, Any]:
         digest = hashlib.sha256(repr((self.task.operator, self.task.likelihood)).encode())
-        for name, tensor in sorted(self.task.tensors().items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        hash_tensors(digest, self.task.tensors())
         task = {"spec": self.task.spec, "sha256": digest.hexdigest()}
         return {"settings": asdict(self.settings), "prior": self.prior_sha256, "task": task}
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,13 @@ from torch import Tensor
 
 from ..checkpoint import fit_or_refuse
 from ..flows.flow import Flow, standard_normal_log_prob
-from ..interrupts import keep_stepping
 from ..likelihoods import Poisson, measurement_sum
 from ..point_estimate import PointEstimate
 from ..problem import InverseProblem
-from ..problem_store import under
 from ..randomness import keyed_generator
-from ..store import read_bundle, write_bundle
+from ..store import read_bundle, under, write_bundle
 from .minimizers import LBFGS, Adam, Minimizer
-from .progress import Diverged, SolverProgress
+from .progress import Diverged, SolverProgress, drive, preset_or_settings
 
 CHECKPOINT = "flowinv-point-solver"
 MISFITS = {"l2": "||A(x) - y||^2", "l1": "||A(x) - y||_1", "likelihood": "-log p(y | x)"}
@@ -110,14 +106,16 @@ def _regularised(alpha: float) -> OptimizationSettings:
 
 
 # Units are [0, 1] pixels, one grey channel. "choice" marks what the papers leave open.
+_ASIM = OptimizationSettings(init_scale=0.0, learning_rate=5e-4, steps=4000)
+
 OPTIMIZATION_PRESETS: dict[str, OptimizationSettings] = {
     # Bora et al. as run by Whang, Lindgren and Dimakis, appendix C.4. Choice: Adam, as many steps as theirs, last iterate.
     "csgm": OptimizationSettings(
         penalty="latent-norm", weight=0.1, init_scale=0.1, restarts=3, learning_rate=0.02, steps=4000
     ),
     # Asim et al., who are also labelled IvOM there. Choice: z0 = 0, which Asim et al. found best without a penalty.
-    "asim": OptimizationSettings(init_scale=0.0, learning_rate=5e-4, steps=4000),
-    "ivom": OptimizationSettings(init_scale=0.0, learning_rate=5e-4, steps=4000),
+    "asim": _ASIM,
+    "ivom": _ASIM,
     # The same on a CPU, both within 1000 prior passes for each observation (choice: a rate at which z can go as far).
     # Choice: CSGM from N(0, I). Through a ``Gaussianize`` transform, that of the shipped priors, z = 0 is a black image whose
     # gradient is next to nothing: from .1 N(0, I) the penalty wins, and the run ends there (MNIST completion: misfit 38, not .4).
@@ -362,11 +360,7 @@ class PointSolver:
     """
 
     def __init__(self, settings: OptimizationSettings | str = "csgm-fast"):
-        if isinstance(settings, str):
-            if settings not in OPTIMIZATION_PRESETS:
-                raise ValueError(f"unknown preset {settings!r}: expected one of {', '.join(OPTIMIZATION_PRESETS)}")
-            settings = OPTIMIZATION_PRESETS[settings]
-        self.settings = settings
+        self.settings = preset_or_settings(settings, OPTIMIZATION_PRESETS)
 
     def solve(
         self,
@@ -382,20 +376,10 @@ class PointSolver:
         finite, with the estimate from the step before.
         """
         run = _Run(problem, self.settings)
-        folder = Path(checkpoint) if checkpoint is not None else None
-        if folder is not None and (folder / "config.json").exists():
-            run.load(folder)
-        started, before = time.monotonic(), run.seconds
 
-        def step() -> None:
-            run.one_step()
-            run.seconds = before + time.monotonic() - started
+        def progress() -> SolverProgress:
+            value = float(run.values[-1].amin(0).mean())
+            return SolverProgress(run.step, self.settings.steps, value, run.seconds, "objective")
 
-        def show() -> None:
-            if report is not None:
-                value = float(run.values[-1].amin(0).mean())
-                report(SolverProgress(run.step, self.settings.steps, value, run.seconds, "objective"))
-
-        save = partial(run.save, folder) if folder is not None else None
-        keep_stepping(run.going, step, show, save, every)
+        drive(run, run.going, progress, checkpoint, report, every)
         return run.estimate()

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from ..interrupts import Resumable, keep_stepping
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -25,3 +31,40 @@ class Diverged(RuntimeError):
             f"step {step}: {term} is not finite; the state before it is kept. {advice}, or check y and the operator"
         )
         self.step, self.term, self.result = step, term, result
+
+
+def preset_or_settings(given: S | str, presets: Mapping[str, S]) -> S:
+    """Settings as they are, or by the name of a preset; an unknown name is refused with the known ones."""
+    if not isinstance(given, str):
+        return given
+    if given not in presets:
+        raise ValueError(f"unknown preset {given!r}: expected one of {', '.join(presets)}")
+    return presets[given]
+
+
+class SolverRun(Resumable, Protocol):
+    """One run of a solver."""
+
+    def one_step(self) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
+
+
+def drive(
+    run: SolverRun,
+    running: Callable[[], bool],
+    progress: Callable[[], SolverProgress],
+    checkpoint: str | Path | None,
+    report: Callable[[SolverProgress], None] | None,
+    every: float,
+) -> None:
+    """Step while ``running``, from the checkpoint on if there is one, reporting and saving on the way."""
+    folder = Path(checkpoint) if checkpoint is not None else None
+    if folder is not None and (folder / "config.json").exists():
+        run.load(folder)
+
+    def show() -> None:
+        if report is not None:
+            report(progress())
+
+    keep_stepping(run, running, run.one_step, show, folder, every)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +13,11 @@ from torch import Tensor
 
 from ..checkpoint import fit_or_refuse
 from ..flow_posterior import FlowPosterior
-from ..interrupts import keep_stepping
 from ..problem import InverseProblem
-from ..problem_store import under
 from ..sampled_posterior import SampledPosterior
-from ..store import BundleError, read_bundle, write_bundle
+from ..store import BundleError, read_bundle, under, write_bundle
 from .kernels import HMC, MALA, DualAveraging, Kernel, Langevin, Noise, RandomWalk, State, start
-from .progress import Diverged, SolverProgress
+from .progress import Diverged, SolverProgress, drive, preset_or_settings
 from .targets import LatentTarget, NoiseTarget, ProjectedTarget, Target
 
 CHECKPOINT = "flowinv-chains"
@@ -356,11 +352,7 @@ class Sampler:
     """
 
     def __init__(self, settings: SamplingSettings | str = "hmc"):
-        if isinstance(settings, str):
-            if settings not in SAMPLING_PRESETS:
-                raise ValueError(f"unknown preset {settings!r}: expected one of {', '.join(SAMPLING_PRESETS)}")
-            settings = SAMPLING_PRESETS[settings]
-        self.settings = settings
+        self.settings = preset_or_settings(settings, SAMPLING_PRESETS)
 
     def solve(
         self,
@@ -379,22 +371,12 @@ class Sampler:
         """
         self._check(problem, through)
         run = _Run(problem, self.settings, through)
-        folder = Path(checkpoint) if checkpoint is not None else None
-        if folder is not None and (folder / "config.json").exists():
-            run.load(folder)
-        started, before = time.monotonic(), run.seconds
 
-        def step() -> None:
-            run.one_step()
-            run.seconds = before + time.monotonic() - started
+        def progress() -> SolverProgress:
+            value = float(run.state.potential.mean())
+            return SolverProgress(run.step, run.total, value, run.seconds, label="potential")
 
-        def show() -> None:
-            if report is not None:
-                value = float(run.state.potential.mean())
-                report(SolverProgress(run.step, run.total, value, run.seconds, label="potential"))
-
-        save = partial(run.save, folder) if folder is not None else None
-        keep_stepping(lambda: run.step < run.total, step, show, save, every)
+        drive(run, lambda: run.step < run.total, progress, checkpoint, report, every)
         return run.posterior()
 
     def _check(self, problem: InverseProblem, through: FlowPosterior | None) -> None:

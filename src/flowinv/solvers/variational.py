@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +17,10 @@ from ..checkpoint import pack, unpack
 from ..families import Family, Generators, PreGeneratorConfig
 from ..families.family import composed
 from ..flow_posterior import FlowPosterior
-from ..interrupts import keep_stepping
 from ..problem import InverseProblem
 from ..randomness import keyed_generator
 from ..store import read_bundle, write_bundle
-from .progress import Diverged, SolverProgress
+from .progress import Diverged, SolverProgress, drive, preset_or_settings
 
 CHECKPOINT = "flowinv-solver"
 
@@ -267,11 +265,7 @@ class VariationalSolver:
     """
 
     def __init__(self, settings: VariationalSettings | str = "fast"):
-        if isinstance(settings, str):
-            if settings not in PRESETS:
-                raise ValueError(f"unknown preset {settings!r}: expected one of {', '.join(PRESETS)}")
-            settings = PRESETS[settings]
-        self.settings = settings
+        self.settings = preset_or_settings(settings, PRESETS)
 
     def solve(
         self,
@@ -289,22 +283,13 @@ class VariationalSolver:
         finite.
         """
         run = _Run(problem, self.settings, start)
-        folder = Path(checkpoint) if checkpoint is not None else None
-        if folder is not None and (folder / "config.json").exists():
-            run.load(folder)
-        started, before = time.monotonic(), run.seconds
 
-        def step() -> None:
-            run.one_step()
-            run.seconds = before + time.monotonic() - started
+        def progress() -> SolverProgress:
+            return SolverProgress(run.step, run.total, sum(run.trace[-1]) / problem.batch, run.seconds, "ELBO")
 
-        def show() -> None:
-            if report is not None:
-                report(SolverProgress(run.step, run.total, sum(run.trace[-1]) / problem.batch, run.seconds, "ELBO"))
-
-        save = partial(run.save, folder) if folder is not None else None
-        keep_stepping(lambda: run.step < run.total, step, show, save, every)
+        drive(run, lambda: run.step < run.total, progress, checkpoint, report, every)
+        fitted = time.monotonic()
         posterior = run.posterior()
         posterior.measure_elbo(self.settings.final_draws, keyed_generator(self.settings.seed, 10**6))
-        posterior.provenance["seconds"] = before + time.monotonic() - started
+        posterior.provenance["seconds"] = run.seconds + time.monotonic() - fitted
         return posterior

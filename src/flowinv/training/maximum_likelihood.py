@@ -7,10 +7,8 @@ import hashlib
 import itertools
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,13 +186,11 @@ class Trainer:
         with averaged weights.
         """
         last = self.total if until is None else min(until, self.total)
-        started, before = time.monotonic(), self.seconds
         loss = math.nan
 
         def step() -> None:
             nonlocal loss
             loss = self._one_step()
-            self.seconds = before + time.monotonic() - started
             if self.step % 50 == 0 or self.step == self.total:
                 self.history.append((self.step, loss))
 
@@ -202,8 +198,7 @@ class Trainer:
             if report is not None:
                 report(Progress(self.step, self.total, loss, self.seconds))
 
-        save = partial(self.save, folder) if folder is not None else None
-        keep_stepping(lambda: self.step < last, step, show, save, every)
+        keep_stepping(self, lambda: self.step < last, step, show, folder, every)
         return self.result()
 
     def result(self) -> Flow:
