@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -26,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.command import command_of
 from benchmarks.machine import machine
 from flowinv import VariationalSolver
 from flowinv.hardness import Formula, Oracle, SatNetwork, enough_height, random_formula, rounded, sat_problem
@@ -158,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.instances < 1:
         parser.error("--instances must be at least 1")
     torch.set_num_threads(options.threads)
-    command = shlex.join(["python", "-m", "benchmarks.hardness", *(sys.argv[1:] if arguments is None else arguments)])
+    command = command_of("benchmarks.hardness", arguments)
     settings = {"SVI": asdict(VARIATIONAL), "CSGM": asdict(CSGM), **{k: asdict(v) for k, v in CHAINS.items()}}
     figures: dict[str, Any] = {
         "command": command,

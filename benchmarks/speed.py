@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.command import command_of
 from benchmarks.machine import machine
 from benchmarks.peers import PEERS, Architecture, Contender, available, build_peer, randomise
 from flowinv.families.pregenerator import PreGeneratorConfig, build_pregenerator
@@ -217,7 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.rounds < 2 or options.batch < 1 or min(options.threads) < 1:
         parser.error("--rounds must be at least 2, --batch and --threads at least 1")
     arch = Architecture(hidden=options.hidden, steps=options.steps)
-    command = shlex.join(["python", "-m", "benchmarks.speed", *(sys.argv[1:] if arguments is None else arguments)])
+    command = command_of("benchmarks.speed", arguments)
     figures: dict[str, Any] = {
         "command": command,
         "machine": machine(),

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 import torch
 
 import flowinv
+from benchmarks.command import command_of
 from benchmarks.composing.cases import case_named
 from benchmarks.composing.run import RESULTS
 from benchmarks.machine import machine
@@ -86,9 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{threads} thread(s)  {networks:9s} {what:22s} {middle:.2f} ms per draw ({low:.2f} - {high:.2f})",
                 flush=True,
             )
-    command = shlex.join(
-        ["python", "-m", "benchmarks.composing.avi_speed", *(sys.argv[1:] if arguments is None else arguments)]
-    )
+    command = command_of("benchmarks.composing.avi_speed", arguments)
     about = {"command": command, "machine": machine(), "trained": trained, "rounds": options.rounds, "rows": rows}
     options.out.mkdir(parents=True, exist_ok=True)
     write_text(options.out / "avi_speed.json", json.dumps(about, indent=1) + "\n")

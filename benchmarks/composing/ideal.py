@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shlex
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.command import command_of
 from benchmarks.composing.bootstrap import mean_interval
 from benchmarks.composing.cases import CASES, truth_of
 from benchmarks.composing.data import load, order
@@ -177,9 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
     train_on = train_on[: options.few or len(train_on)]
     started = time.perf_counter()
     network, history = train(train_on, validation, settings)
-    command = shlex.join(
-        ["python", "-m", "benchmarks.composing.ideal", *(sys.argv[1:] if arguments is None else arguments)]
-    )
+    command = command_of("benchmarks.composing.ideal", arguments)
     found = {
         "command": command,
         "machine": machine(),

@@ -12,14 +12,13 @@ are other names for the rows of svi (whose mean of 32 draws every row holds) and
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import flowinv
+from benchmarks.command import command_of, in_one_line
 from benchmarks.composing.cases import CASES, Case, case_named
 from benchmarks.composing.crew import in_processes
 from benchmarks.composing.data import TEST, Images, load, order
@@ -87,18 +86,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--restart", action="store_true", help="throw rows with other settings away")
     common(parser)
     options = parser.parse_args(arguments)
-    try:
+    with in_one_line(parser):
         methods = list(dict.fromkeys(method_named(name) for name in options.methods))
         case = case_named(options.case)
         case = replace(case, images=options.images or case.images, draws=options.draws or case.draws)
-        command = shlex.join(
-            ["python", "-m", "benchmarks.composing.run", *(sys.argv[1:] if arguments is None else arguments)]
-        )
+        command = command_of("benchmarks.composing.run", arguments)
         _run(case, methods, options, command)
-    except (FileNotFoundError, ValueError) as error:
-        parser.exit(1, f"error: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "interrupted; the same command goes on from here\n")
 
 
 def _run(case: Case, methods: list[str], options: argparse.Namespace, command: str) -> None:

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
-import sys
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,6 +21,7 @@ import torch
 from torch import Tensor
 
 import flowinv
+from benchmarks.command import command_of, in_one_line
 from benchmarks.composing.bootstrap import mean_interval
 from benchmarks.composing.cases import Case, case_named
 from benchmarks.composing.crew import in_processes
@@ -125,15 +124,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scratch", action="store_true", help="the lengths from scratch as well, to compare")
     common(parser)
     options = parser.parse_args(arguments)
-    command = shlex.join(
-        ["python", "-m", "benchmarks.composing.semi", *(sys.argv[1:] if arguments is None else arguments)]
-    )
-    try:
+    command = command_of("benchmarks.composing.semi", arguments)
+    with in_one_line(parser):
         _run(options, command)
-    except (FileNotFoundError, ValueError) as error:
-        parser.exit(1, f"error: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "interrupted; the same command goes on from here\n")
 
 
 def _run(options: argparse.Namespace, command: str) -> None:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +22,7 @@ import torch
 from torch import Tensor
 
 import flowinv
+from benchmarks.command import command_of, in_one_line
 from benchmarks.composing.bootstrap import mean_interval
 from benchmarks.composing.cases import Case, case_named
 from benchmarks.composing.crew import in_processes
@@ -163,15 +162,9 @@ def main(arguments: list[str] | None = None) -> None:
     arguments_of(parser)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    command = shlex.join(
-        ["python", "-m", "benchmarks.composing.smoothing", *(sys.argv[1:] if arguments is None else arguments)]
-    )
-    try:
+    command = command_of("benchmarks.composing.smoothing", arguments)
+    with in_one_line(parser):
         compute(options, command)
-    except (FileNotFoundError, ValueError) as error:
-        parser.exit(1, f"error: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "interrupted; the same command goes on from here\n")
 
 
 if __name__ == "__main__":

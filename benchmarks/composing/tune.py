@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import product
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import flowinv
+from benchmarks.command import command_of, in_one_line
 from benchmarks.composing.cases import Case, case_named
 from benchmarks.composing.crew import in_processes
 from benchmarks.composing.data import VALIDATION, load, order
@@ -79,15 +78,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tuned", type=Path, default=TUNED, help="where the choice is written")
     common(parser)
     options = parser.parse_args(arguments)
-    command = shlex.join(
-        ["python", "-m", "benchmarks.composing.tune", *(sys.argv[1:] if arguments is None else arguments)]
-    )
-    try:
+    command = command_of("benchmarks.composing.tune", arguments)
+    with in_one_line(parser):
         _tune(case_named(options.case), [method_named(m) for m in options.methods], options, command)
-    except (FileNotFoundError, ValueError) as error:
-        parser.exit(1, f"error: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "interrupted; the same command goes on from here\n")
 
 
 def _tune(case: Case, methods: list[str], options: argparse.Namespace, command: str) -> None:

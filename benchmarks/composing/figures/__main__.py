@@ -11,13 +11,12 @@ PNG files in docs/benchmarks/composing. 1, 3 and 5 take ``--case`` (faces-top, f
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from benchmarks.command import command_of, in_one_line
 from benchmarks.composing import smoothing
 from benchmarks.composing.figures import bump, completions, samples, sensing, sigma, uncertainty
 from benchmarks.composing.run import RESULTS
@@ -60,21 +59,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the rows are")
     parser.add_argument("--figures", type=Path, default=Path("docs/benchmarks/composing"), help="where pictures go")
     options = parser.parse_args(arguments)
-    options.command = shlex.join(
-        ["python", "-m", "benchmarks.composing.figures", *(sys.argv[1:] if arguments is None else arguments)]
-    )
+    options.command = command_of("benchmarks.composing.figures", arguments)
     torch.set_num_threads(options.threads)
     given = options.case
     for number in options.numbers:
         options.case = given or ("mnist-bottom" if number in (7, 8) else None)
         if number == 1 and options.data is None:
             parser.error("figure 1 needs --data")
-        try:
+        with in_one_line(parser, f"figure {number}"):
             FIGURES[number](options)
-        except (FileNotFoundError, ValueError) as error:
-            parser.exit(1, f"figure {number}: {error}\n")
-        except KeyboardInterrupt:
-            parser.exit(130, "interrupted; the same command goes on from here\n")
 
 
 if __name__ == "__main__":
