@@ -331,7 +331,7 @@ def test_a_run_goes_on_and_agrees_with_an_unbroken_one(tmp_path: Path) -> None:
     digits = {"train_x": (2101, 28, 28), "test_x": (80, 28, 28)}
     np.savez(tmp_path / "mnist.npz", **{k: g.integers(0, 256, s, dtype=np.uint8) for k, s in digits.items()})
     common = ["mnist-bottom", "--methods", "csgm", "--data", str(tmp_path), "--draws", "2", "--shrink", "100"]
-    common += ["--workers", "0", "--precision", "float32"]
+    common += ["--workers", "0", "--precision", "float32", "--together", "1"]
     run.main([*common, "--images", "1", "--out", str(tmp_path / "broken")])
     run.main([*common, "--images", "2", "--out", str(tmp_path / "broken")])
     run.main([*common, "--images", "2", "--out", str(tmp_path / "whole")])
@@ -341,6 +341,49 @@ def test_a_run_goes_on_and_agrees_with_an_unbroken_one(tmp_path: Path) -> None:
     )
     timeless = [{k: v for k, v in row.items() if "seconds" not in k} for row in one]
     assert timeless == [{k: v for k, v in row.items() if "seconds" not in k} for row in two] and len(two) == 2
+
+
+@pytest.mark.parametrize("name", ["faces-cs-25", "faces-subpixels", "faces-top", "faces-superres"])
+def test_a_batch_holds_the_problems_that_its_images_have_alone(name: str) -> None:
+    case, prior = case_named(name), normal_images((3, 32, 32))
+    x = torch.rand(3, 3, 32, 32, generator=keyed_generator(2))
+    batch = case.problem(prior, x, 5)
+    for b in range(3):
+        alone = case.problem(prior, x[b : b + 1], 5 + b)
+        torch.testing.assert_close(alone.y, batch.y[b : b + 1])
+        assert np.abs(measurement(alone).astype(int) - measurement(batch, b).astype(int)).max() <= 1
+    again = tiled(batch, 2)
+    draws = torch.rand(4, 6, 3, 32, 32, generator=keyed_generator(3))
+    for k in (0, 3):  # copy by copy
+        torch.testing.assert_close(again.operator(draws)[:, k : k + 3], batch.operator(draws[:, k : k + 3]))
+    assert torch.equal(again.y, batch.y.repeat(2, *[1] * (batch.y.dim() - 1)))
+
+
+def test_groups_of_images_follow_one_another() -> None:
+    assert run.together([0, 1, 2, 5, 6, 9], 2) == [[0, 1], [2], [5, 6], [9]]
+    assert run.together([], 3) == []
+
+
+def test_images_that_are_solved_together_have_rows_of_their_own(tmp_path: Path) -> None:
+    pytest.importorskip("torchmetrics")
+    g = np.random.default_rng(0)
+    digits = {"train_x": (2101, 28, 28), "test_x": (80, 28, 28)}
+    np.savez(tmp_path / "mnist.npz", **{k: g.integers(0, 256, s, dtype=np.uint8) for k, s in digits.items()})
+    common = ["mnist-bottom", "--methods", "lmc", "--data", str(tmp_path), "--draws", "2", "--shrink", "200"]
+    run.main([*common, "--workers", "0", "--images", "3", "--together", "2", "--out", str(tmp_path)])
+    path = tmp_path / "mnist-bottom" / "lmc-shrunk200.json"
+    rows = json.loads(path.read_text())["rows"]
+    assert [(r["image"], r["test_index"], r["together"]) for r in rows] == list(
+        zip(range(3), order(80)[:3], (2, 2, 1), strict=True)
+    )
+    sheets, features = read_draws(path), read_features(path)
+    assert sheets is not None and features is not None and len(features[1]) == 3
+    with np.load(tmp_path / "mnist.npz") as file:
+        assert all(np.array_equal(sheets["truth"][b, 0], file["test_x"][order(80)[b]]) for b in range(3))
+    for b, row in enumerate(rows):
+        draws = torch.from_numpy(sheets["draws"][b]).double() / 256 + 1 / 512
+        truth = torch.from_numpy(sheets["truth"][b]).double() / 256 + 1 / 512
+        assert float((draws - truth).square().sum((1, 2, 3)).mean()) == pytest.approx(row["squared_error"], rel=0.01)
 
 
 def _half(x: int) -> float:

@@ -7,6 +7,7 @@ floored to 5 bits before A is applied. Tasks with a random operator draw one for
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 import flowinv
+from flowinv import Operator
 from flowinv.training.data import Preparation
 
 RANDOM_OPERATORS = ("inpaint-pixels", "inpaint-subpixels", "compressed-sensing")
@@ -68,10 +70,34 @@ class Case:
         return flowinv.task(self.task, shape, sigma=self.sigma, **options)
 
     def problem(self, prior: flowinv.Flow, truth: Tensor, index: int) -> flowinv.InverseProblem:
-        """The problem of truth (1, *shape), the image at a place in the list, with y = A(truth)."""
-        task = self.task_of(prior.shape, index)
-        y = task.observe(truth, torch.Generator(), noise=False)
-        return flowinv.InverseProblem.from_task(prior, task, y)
+        """The problem of truth (B, *shape), images that follow one another in the list from place ``index``; y = A(truth)."""
+        places = range(index, index + len(truth)) if self.task in RANDOM_OPERATORS else [index]
+        tasks = [self.task_of(prior.shape, place) for place in places]
+        operator = _together([task.operator for task in tasks])
+        y = operator(truth)
+        return flowinv.InverseProblem(prior, operator, tasks[0].likelihood, y)
+
+
+class OneEach(Operator):
+    """An operator for each of B observations, or of ``times`` B that repeat them copy by copy."""
+
+    def __init__(self, operators: Sequence[Operator], times: int = 1):
+        super().__init__(operators[0].shape)
+        self.operators, self.times = tuple(operators), times
+
+    def apply(self, x: Tensor) -> Tensor:
+        copies = x.unflatten(1, (self.times, len(self.operators)))
+        found = [operator(copies[:, :, b : b + 1]) for b, operator in enumerate(self.operators)]
+        return torch.cat(found, 2).flatten(1, 2)
+
+
+def _together(operators: Sequence[Operator]) -> Operator:
+    """One operator for a batch: one for all, a mask for each, or whatever each has."""
+    if len(operators) == 1:
+        return operators[0]
+    if all(isinstance(operator, flowinv.Mask) for operator in operators):
+        return flowinv.Mask(torch.cat([operator.mask for operator in operators]), operators[0].shape)  # type: ignore[attr-defined]
+    return OneEach(operators)
 
 
 def truth_of(images: Tensor, bits: int) -> Tensor:

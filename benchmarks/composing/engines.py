@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.composing.cases import Case
+from benchmarks.composing.cases import Case, OneEach
 from benchmarks.composing.methods import Settings, settings_of
 from flowinv import FlowPosterior, InverseProblem, Mask, SampledPosterior
 from flowinv.randomness import keyed_generator
@@ -145,6 +145,8 @@ def tiled(problem: InverseProblem, times: int) -> InverseProblem:
     operator = problem.operator
     if isinstance(operator, Mask) and len(operator.mask) > 1:
         operator = Mask(operator.mask.repeat(times, *[1] * (operator.mask.dim() - 1)), problem.shape)
+    elif isinstance(operator, OneEach):
+        operator = OneEach(operator.operators, times * operator.times)
     y = problem.y.repeat(times, *[1] * (problem.y.dim() - 1))
     return InverseProblem(problem.given_prior, operator, problem.likelihood, y)
 

@@ -23,23 +23,25 @@ def as_rgb(images: np.ndarray) -> np.ndarray:
     return np.broadcast_to(last, (*last.shape[:-1], 3)) if last.shape[-1] == 1 else last
 
 
-def measurement(problem: InverseProblem) -> np.ndarray:
-    """The first observation as a picture (H, W, 3) of the image's size.
+def measurement(problem: InverseProblem, b: int = 0) -> np.ndarray:
+    """The b-th observation as a picture (H, W, 3) of the image's size.
 
     What a mask hides entirely is pale blue, sub-pixels that it hides are mid-grey; small and grey measurements are enlarged and
     shown as they are; of measurements that are no picture the adjoint A^T y, from its least to its greatest value.
     """
-    y = problem.y[:1].cpu()
+    y = problem.y[b : b + 1].cpu()
     height, width = problem.shape[1:]
     if isinstance(problem.operator, Mask):
-        seen = problem.operator.mask[:1].expand(1, *problem.shape).cpu()
+        mask = problem.operator.mask.expand(problem.batch, *problem.shape)
+        seen = mask[b : b + 1].cpu()
         filled = torch.where(seen, y, torch.full_like(y, 0.4))
         picture = as_rgb(as_bytes(filled[0])).copy()
         picture[~seen[0].any(0).numpy()] = UNSEEN
         return picture
     shown = problem.operator.to_image(y)
     if shown is None:
-        x = torch.zeros(1, *problem.shape, requires_grad=True)
-        (back,) = torch.autograd.grad(problem.operator(x), x, y)
+        x = torch.zeros(problem.batch, *problem.shape, requires_grad=True)
+        (all_back,) = torch.autograd.grad(problem.operator(x), x, problem.y.cpu())
+        back = all_back[b : b + 1]
         shown = (back - back.min()) / (back.max() - back.min()).clamp_min(1e-12)
     return as_rgb(as_bytes(F.interpolate(shown, size=(height, width), mode="nearest")[0]))

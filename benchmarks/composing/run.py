@@ -17,6 +17,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import flowinv
 from benchmarks.command import command_of, in_one_line
 from benchmarks.composing.cases import CASES, Case, case_named
@@ -82,6 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float32"), help="of inexact methods")
     parser.add_argument("--amortizer", help="folder; the shipped one by default")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--together", type=int, help="images of one batch; what the method does best with by default")
     parser.add_argument("--shrink", type=int, default=1, help="so many times fewer steps, to try the harness")
     parser.add_argument("--restart", action="store_true", help="throw rows with other settings away")
     common(parser)
@@ -118,23 +121,25 @@ def _run(case: Case, methods: list[str], options: argparse.Namespace, command: s
         )
         places = order(len(images.test), TEST)
         projection = str(reference_path(options.out, case.data, prior.shape))
-        jobs += [
-            Job(
-                case,
-                method,
-                settings,
-                first,
-                i,
-                places[i],
-                images.truth(i),
-                name,
-                options.data,
-                projection,
-                options.amortizer,
-                options.device,
+        for group in together(stores[method].missing(case.images), options.together or METHODS[method].together):
+            truth = torch.cat([images.truth(i) for i in group])
+            sources = tuple(places[i] for i in group)
+            jobs.append(
+                Job(
+                    case,
+                    method,
+                    settings,
+                    first,
+                    group[0],
+                    sources,
+                    truth,
+                    name,
+                    options.data,
+                    projection,
+                    options.amortizer,
+                    options.device,
+                )
             )
-            for i in stores[method].missing(case.images)
-        ]
     about = {
         "command": command,
         "budget": options.budget,
@@ -149,19 +154,33 @@ def _run(case: Case, methods: list[str], options: argparse.Namespace, command: s
     _solve(case, stores, jobs, about, options)
 
 
+def together(places: list[int], most: int) -> list[list[int]]:
+    """Places that follow one another in the list, at most so many in a group."""
+    groups: list[list[int]] = []
+    for place in places:
+        if groups and place == groups[-1][-1] + 1 and len(groups[-1]) < most:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups
+
+
 def _solve(
     case: Case, stores: dict[str, Store], jobs: list[Job], about: dict[str, Any], options: argparse.Namespace
 ) -> None:
-    started = time.perf_counter()
+    started, done, wanted = time.perf_counter(), 0, sum(len(job.truth) for job in jobs)
     shown = ("squared_error", "squared_error_mean", "perceptual", "energy_score", "chi_squared", "seconds")
-    for done, result in enumerate(in_processes(solve_job, jobs, options.workers, options.threads, options.nice), 1):
-        store, row = stores[result.method], result.row
-        store.add(row, result.features, result.sheet)
-        store.write({**about, "exact": METHODS[result.method].exact})
-        values = "  ".join(f"{k} {row[k]:.4g}" for k in shown if row.get(k) is not None)
-        left = (time.perf_counter() - started) / done * (len(jobs) - done) / 60
-        place = f"{case.name} {result.method}  {len(store.rows)}/{case.images}  image {row['image']}"
-        print(f"{place}  {row.get('failed', values)}  ({left:.0f} min left)", flush=True)
+    for results in in_processes(solve_job, jobs, options.workers, options.threads, options.nice):
+        store = stores[results[0].method]
+        for result in results:
+            store.add(result.row, result.features, result.sheet)
+        store.write({**about, "exact": METHODS[results[0].method].exact})
+        done += len(results)
+        left = (time.perf_counter() - started) / done * (wanted - done) / 60
+        for row in (result.row for result in results):
+            values = "  ".join(f"{k} {row[k]:.4g}" for k in shown if row.get(k) is not None)
+            place = f"{case.name} {results[0].method}  {len(store.rows)}/{case.images}  image {row['image']}"
+            print(f"{place}  {row.get('failed', values)}  ({left:.0f} min left)", flush=True)
     for method, store in stores.items():
         print(f"{case.name} {method}: {len(store.rows)} of {case.images} images")
 

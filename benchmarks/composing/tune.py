@@ -18,15 +18,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import flowinv
 from benchmarks.command import command_of, in_one_line
 from benchmarks.composing.cases import Case, case_named
 from benchmarks.composing.crew import in_processes
 from benchmarks.composing.data import VALIDATION, load, order
 from benchmarks.composing.engines import first_fit
-from benchmarks.composing.methods import AMORTIZED, TUNED, applies, describe, method_named, settings_of
+from benchmarks.composing.methods import AMORTIZED, METHODS, TUNED, applies, describe, method_named, settings_of
 from benchmarks.composing.perception import perception
-from benchmarks.composing.run import amortizer_name, common
+from benchmarks.composing.run import amortizer_name, common, together
 from benchmarks.composing.store import Row, dump
 from benchmarks.composing.work import Job, solve_job
 from benchmarks.machine import machine
@@ -94,7 +96,7 @@ def _tune(case: Case, methods: list[str], options: argparse.Namespace, command: 
     if known and known["identity"] != identity:
         raise ValueError(f"{path} was made with another prior or number of draws; move it away")
     rows: list[Row] = known.get("rows", [])
-    done = {_key(row["method"], row["solver"], row["image"]) for row in rows}
+    done = {(_key(row["method"], row["solver"]), row["image"]) for row in rows}
     for method in methods:
         if method not in GRIDS or not applies(method, case):
             continue
@@ -102,39 +104,43 @@ def _tune(case: Case, methods: list[str], options: argparse.Namespace, command: 
             print(f"{method}: no amortizer for {case.name}")
             continue
         jobs, changes = [], {}
-        for changed, i in product(settings_in(GRIDS[method]), range(options.images)):
+        first = first_fit(case, shrink=options.shrink) if method == "hmc-noise" else None
+        places = order(len(images.validation), VALIDATION)
+        few = replace(case, images=options.images)
+        for changed in settings_in(GRIDS[method]):
             settings = settings_of(method, case, shrink=options.shrink, changes=changed)
-            key = _key(method, describe(settings), i)
+            key = _key(method, describe(settings))
             changes[key] = changed
-            if key not in done:
-                first = first_fit(case, shrink=options.shrink) if method == "hmc-noise" else None
-                place = order(len(images.validation), VALIDATION)[i]
-                truth = images.truth(i, VALIDATION)
-                few = replace(case, images=options.images)
-                job = Job(few, method, settings, first, i, place, truth, name, options.data, None, options.amortizer)
+            missing = [i for i in range(options.images) if (key, i) not in done]
+            for group in together(missing, METHODS[method].together):
+                truth = torch.cat([images.truth(i, VALIDATION) for i in group])
+                taken = tuple(places[i] for i in group)
+                job = Job(
+                    few, method, settings, first, group[0], taken, truth, name, options.data, None, options.amortizer
+                )
                 jobs.append((key, job))
-        for key, row in in_processes(_keyed, jobs, options.workers, options.threads, options.nice):
-            solver = json.loads(key)[1]
-            rows.append({"method": method, "changes": changes[key], "solver": solver, **row})
+        for key, found_rows in in_processes(_keyed, jobs, options.workers, options.threads, options.nice):
+            rows += [
+                {"method": method, "changes": changes[key], "solver": json.loads(key)[1], **row} for row in found_rows
+            ]
             path.parent.mkdir(parents=True, exist_ok=True)
             about = {"command": command, "machine": machine(), "identity": identity}
             write_text(path, dump(about, rows))
-            print(
-                f"{case.name} {method} {changes[key]} image {row['image']}: {row.get(CRITERION, row.get('failed'))}",
-                flush=True,
-            )
+            for row in found_rows:
+                score = row.get(CRITERION, row.get("failed"))
+                print(f"{case.name} {method} {changes[key]} image {row['image']}: {score}", flush=True)
         found = best([row for row in rows if row["method"] == method], options.images)
         if found is not None:
             _write(options.tuned, case.name, method, *found, images=options.images)
             print(f"{case.name} {method}: {found[0]} with {CRITERION} {found[1]:.4g}")
 
 
-def _key(method: str, solver: dict[str, Any], image: int) -> str:
-    return json.dumps([method, solver, image], sort_keys=True)
+def _key(method: str, solver: dict[str, Any]) -> str:
+    return json.dumps([method, solver], sort_keys=True)
 
 
-def _keyed(pair: tuple[str, Job]) -> tuple[str, Row]:
-    return pair[0], solve_job(pair[1]).row
+def _keyed(pair: tuple[str, Job]) -> tuple[str, list[Row]]:
+    return pair[0], [result.row for result in solve_job(pair[1])]
 
 
 def _write(path: Path, case: str, method: str, changes: dict[str, Any], score: float, images: int) -> None:
