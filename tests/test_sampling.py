@@ -401,7 +401,7 @@ def test_chains_that_cannot_start_say_why() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kernel": "gibbs"}, "kernel is one of lmc, mala, hmc, pl-mcmc"),
+        ({"kernel": "gibbs"}, "kernel = 'gibbs' is not valid: expected one of lmc, mala, hmc, pl-mcmc"),
         ({"steps": 0}, "steps"),
         ({"warmup": -1}, "warmup"),
         ({"chains": 2.5}, "chains"),
@@ -417,7 +417,7 @@ def test_chains_that_cannot_start_say_why() -> None:
         ({"metric": "pregenerator", "kernel": "mala"}, "metric"),
         ({"space": "noise", "kernel": "pl-mcmc"}, "pl-mcmc"),
         ({"space": "noise", "initial": "pregenerator"}, "initial"),
-        ({"keep": "some"}, "keep is one of all, last"),
+        ({"keep": "some"}, "keep = 'some' is not valid: expected one of all, last"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(change, message) -> None:

@@ -16,6 +16,7 @@ from ..flows.layers.couplings import AffineCoupling, MaskedAffineCoupling, check
 from ..flows.layers.mixing import Orthogonal
 from ..flows.layers.reshaping import Squeeze
 from ..flows.networks import MLP, ConvNet
+from ..settings import check_positive, check_types
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class PreGeneratorConfig:
     blocks: int = 3
     affine: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_types(self, "pre-generator setting")
+        check_positive(self, "pre-generator setting", "steps", "hidden", "scales", "blocks")
+        if self.squeezes < 0:
+            raise ValueError(f"pre-generator setting squeezes must be at least 0, got {self.squeezes}")
 
 
 class LowerTriangular(Bijection):
@@ -104,8 +111,6 @@ def _build(shape: tuple[int, ...], config: PreGeneratorConfig) -> Bijection:
         if len(shape) != 3:
             raise ValueError(f"the realnvp family needs an image latent (C, H, W), got {shape}")
         return build(RealNVPConfig(shape, config.scales, config.blocks, config.hidden, actnorm=False, seed=config.seed))
-    if config.family != "coupling":
-        raise ValueError(f"family is 'coupling', 'gaussian' or 'realnvp', got {config.family!r}")
     if len(shape) not in (1, 3):
         raise ValueError(
             f"the coupling family needs a vector (D,) or an image latent (C, H, W), got {shape}; try gaussian"

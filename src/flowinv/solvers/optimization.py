@@ -14,10 +14,12 @@ from torch import Tensor
 
 from ..checkpoint import fit_or_refuse
 from ..flows.flow import Flow, standard_normal_log_prob
+from ..gradients import require_gradient
 from ..likelihoods import Poisson, measurement_sum
 from ..point_estimate import PointEstimate
 from ..problem import InverseProblem
 from ..randomness import keyed_generator
+from ..settings import check_positive, check_types
 from ..store import read_bundle, under, write_bundle
 from .minimizers import LBFGS, Adam, Minimizer
 from .progress import Diverged, SolverProgress, drive, preset_or_settings
@@ -69,22 +71,19 @@ class OptimizationSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        check_types(self, "solver setting")
         choices = {"misfit": MISFITS, "penalty": PENALTIES, "optimizer": ("adam", "lbfgs"), "keep": ("last", "best")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"solver setting {name} must be one of {', '.join(known)}; got {getattr(self, name)!r}"
                 )
-        for name in ("restarts", "history", "steps", "window"):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
-                raise ValueError(f"solver setting {name} must be a whole number from 1, got {getattr(self, name)!r}")
-        for name in ("learning_rate", "tolerance"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"solver setting {name} must be positive, got {getattr(self, name)!r}")
+        counted = ("restarts", "history", "steps", "window")
+        check_positive(self, "solver setting", *counted, "learning_rate", "tolerance")
         for name in ("weight", "init_scale", "first"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"solver setting {name} must be at least 0, got {getattr(self, name)!r}")
-        object.__setattr__(self, "betas", tuple(self.betas))
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ValueError(f"solver setting betas must be two numbers in [0, 1), got {self.betas!r}")
         if (self.penalty == "none") != (self.weight == 0):
@@ -230,10 +229,7 @@ class _Run:
         terms = self.objective.terms(z)
         for name, value in terms.items():
             self._check(name, value)
-        if not terms["the misfit"].requires_grad:
-            raise ValueError(
-                "the misfit passes no gradient to x: write operator and likelihood in differentiable torch code"
-            )
+        require_gradient(terms["the misfit"], "the misfit")
         value = sum(terms.values(), z.new_zeros(()))
         (grad,) = torch.autograd.grad(value.sum(), z)
         self._check("the gradient", grad.flatten(2).sum(2))

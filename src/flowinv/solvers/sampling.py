@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from ..checkpoint import fit_or_refuse
 from ..flow_posterior import FlowPosterior
 from ..problem import InverseProblem
 from ..sampled_posterior import SampledPosterior
-from ..store import BundleError, read_bundle, under, write_bundle
+from ..settings import check_positive, check_types
+from ..store import read_bundle, under, write_bundle
 from .kernels import HMC, MALA, DualAveraging, Kernel, Langevin, Noise, RandomWalk, State, start
 from .progress import Diverged, SolverProgress, drive, preset_or_settings
 from .targets import LatentTarget, NoiseTarget, ProjectedTarget, Target
@@ -66,19 +66,10 @@ class SamplingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"sampling setting {name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
-        for name in ("steps", "thin", "chains", "leapfrogs"):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
-                raise ValueError(
-                    f"sampling setting {name} is a whole number of at least 1, got {getattr(self, name)!r}"
-                )
-        if not (isinstance(self.warmup, int) and self.warmup >= 0):
-            raise ValueError(f"sampling setting warmup is a whole number of at least 0, got {self.warmup!r}")
-        for name in ("step_size", "sigma_a"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"sampling setting {name} must be positive, got {getattr(self, name)!r}")
+        check_types(self, "sampling setting")
+        check_positive(self, "sampling setting", "steps", "thin", "chains", "leapfrogs", "step_size", "sigma_a")
+        if self.warmup < 0:
+            raise ValueError(f"sampling setting warmup must be at least 0, got {self.warmup!r}")
         for name, low, high in (("jitter", 0, 0.99), ("refresh", 0, 1)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"sampling setting {name} must lie in [{low}, {high}], got {getattr(self, name)!r}")
@@ -110,15 +101,6 @@ class SamplingSettings:
     def needs_flow(self) -> bool:
         """Whether ``solve`` must be given a flow posterior."""
         return "pregenerator" in (self.initial, self.metric) or self.space == "noise"
-
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "kernel": ("lmc", "mala", "hmc", "pl-mcmc"),
-    "space": ("latent", "noise"),
-    "initial": ("prior", "pregenerator"),
-    "metric": ("unit", "pregenerator"),
-    "keep": ("all", "last"),
-}
 
 
 def _lmc(steps: int, chains: int) -> SamplingSettings:
@@ -273,12 +255,9 @@ class _Run:
             raise ValueError(
                 f"{folder} is a checkpoint of another problem, of other settings or through another flow; use another folder"
             )
-        try:
-            for name, value in config["state"].items():
-                setattr(self, name, value)
-            self.trace = config["trace"]
-        except (KeyError, AttributeError):
-            raise BundleError(f"{folder} is not a whole checkpoint of chains") from None
+        for name in ("step", "seconds", "since", "kept"):
+            setattr(self, name, config["state"][name])
+        self.trace = config["trace"]
         fit_or_refuse(tensors, self._tensors(), f"{folder}: the chains")
         device = self.problem.y.device
         state = {k: t.to(device) for k, t in under("state", tensors).items()}

@@ -17,8 +17,10 @@ from ..checkpoint import pack, unpack
 from ..families import Family, Generators, PreGeneratorConfig
 from ..families.family import composed
 from ..flow_posterior import FlowPosterior
+from ..gradients import require_gradient
 from ..problem import InverseProblem
 from ..randomness import keyed_generator
+from ..settings import check_positive, check_types
 from ..store import read_bundle, write_bundle
 from .progress import Diverged, SolverProgress, drive, preset_or_settings
 
@@ -59,13 +61,10 @@ class VariationalSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("draws", "steps", "learning_rate", "clip", "window", "final_draws"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"solver setting {name} must be positive, got {getattr(self, name)!r}")
+        check_types(self, "solver setting")
+        check_positive(self, "solver setting", "draws", "steps", "learning_rate", "clip", "window", "final_draws")
         if not 0 <= self.cooldown <= 1:
             raise ValueError(f"solver setting cooldown must lie in [0, 1], got {self.cooldown!r}")
-        if self.space not in ("latent", "ambient"):
-            raise ValueError(f"solver setting space is 'latent' or 'ambient', got {self.space!r}")
         if not (self.anneal >= 1 and math.isfinite(self.anneal)):
             raise ValueError(f"solver setting anneal must be at least 1, got {self.anneal!r}")
 
@@ -164,10 +163,7 @@ class _Run:
         for name, value in terms.items():
             if not torch.isfinite(value).all():
                 raise self.diverged(name)  # at weights that the last step led to: those before it are restored
-        if not terms["log p(y|x)"].requires_grad:
-            raise ValueError(
-                "log p(y|x) passes no gradient to x: write operator and likelihood in differentiable torch code"
-            )
+        require_gradient(terms["log p(y|x)"], "log p(y|x)")
         elbo = torch.stack(list(terms.values())).sum(0).mean(0)
         self.optimizer.zero_grad()
         (-elbo.sum()).backward(inputs=self.weights)  # and into nothing else: an operator may hold weights of its own
@@ -237,8 +233,8 @@ class _Run:
         if {k: config.get(k) for k in self._identity()} != self._identity():
             raise ValueError(f"{folder} is a checkpoint of another problem or of other settings; use another folder")
         unpack("family", tensors, self.family, self.optimizer)
-        for name, value in config["state"].items():
-            setattr(self, name, value)
+        for name in ("step", "seconds", "cooldown_from", "total"):
+            setattr(self, name, config["state"][name])
         self.trace = config["trace"]
         self.good = self._snapshot()
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
-import types
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from ..flows.architectures import Config, config_from_dict, config_to_dict
+from ..settings import check_types
 from .data import Preparation
 
 
@@ -45,8 +44,8 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_types(self, "training setting")
-        _check_types(self.flow, "flow setting")
+        check_types(self, "training setting")
+        check_types(self.flow, "flow setting", positive=True)
         checks = {
             "epochs": self.epochs > 0,
             "restarts": all(length > 0 for length in self.restarts),
@@ -90,36 +89,6 @@ class TrainingConfig:
             raise ValueError("a training config needs a [flow] table with an architecture")
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**{**values, "flow": config_from_dict(values["flow"])})
-
-
-def _is(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type: number, text, one of several words, tuple, or a union of those."""
-    kind, parts = get_origin(hint), get_args(hint)
-    if kind is Literal:
-        return value in parts
-    if kind in (Union, types.UnionType):
-        return any(_is(value, part) for part in parts)
-    if kind is tuple:
-        if not isinstance(value, tuple):
-            return False
-        expected = parts[:1] * len(value) if len(parts) == 2 and parts[1] is ... else parts
-        return len(value) == len(expected) and all(map(_is, value, expected))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return type(value) is int if hint is int else isinstance(value, hint)
-
-
-def _check_types(config: Any, what: str) -> None:
-    """Refuse a setting of the wrong type by name, and in a flow a number that counts something and is not positive."""
-    hints = get_type_hints(type(config))
-    for setting in fields(config):
-        value, hint = getattr(config, setting.name), hints[setting.name]
-        if not _is(value, hint):
-            expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-            raise ValueError(f"{what} {setting.name} = {value!r} is not valid: expected {expected}")
-        counted = value if isinstance(value, tuple) else (value,)
-        if what == "flow setting" and setting.name != "seed" and any(_is(v, float) and v <= 0 for v in counted):
-            raise ValueError(f"{what} {setting.name} = {value!r} must be positive")
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
