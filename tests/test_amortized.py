@@ -9,10 +9,12 @@ import pytest
 import torch
 from exact_posterior import Exact
 
-from flowinv import CustomLikelihood, Flow, Gaussian, InverseProblem, Mask, VariationalSolver
+from flowinv import CustomLikelihood, Flow, FunctionOperator, Gaussian, InverseProblem, Mask, VariationalSolver
+from flowinv.families import Conditional, ConditionalConfig
 from flowinv.flows import GlowConfig, build
 from flowinv.randomness import keyed_generator
 from flowinv.solvers import PRESETS, AmortizedSettings, AmortizedTrainer, Amortizer, Diverged, PreGeneratorConfig
+from flowinv.store import BundleError, read_bundle, write_bundle
 from flowinv.tasks import Task, task
 
 SMALL = AmortizedSettings(
@@ -131,6 +133,39 @@ def test_save_load_and_what_it_refuses(tmp_path: Path) -> None:
     for message, wrong in cases.items():
         with pytest.raises(ValueError, match=f"does not fit the problem: .*{message}"):
             found.posterior(wrong)
+    config, tensors = read_bundle(tmp_path / "a", "flowinv-amortizer")
+    for lost in ("settings", "steps"):
+        provenance = {k: v for k, v in config["provenance"].items() if k != lost}
+        write_bundle(tmp_path / lost, {**config, "provenance": provenance}, tensors)
+        with pytest.raises(BundleError, match=f"is not a whole amortizer: it misses '{lost}'"):
+            Amortizer.load(tmp_path / lost)
+
+
+def test_masks_that_look_alike_are_told_apart() -> None:
+    _, prior = image_trainer(TINY)
+    masks = [Mask((torch.arange(64) % 2 == k).view(1, 8, 8), prior.shape) for k in (0, 1)]
+    amortizer = AmortizedTrainer(prior, Task(masks[0], Gaussian(0.1), {}), TINY).result()
+    problem = InverseProblem(prior, masks[1], Gaussian(0.1), torch.where(masks[1].mask, 0.5, torch.zeros(1, 1, 8, 8)))
+    with pytest.raises(ValueError, match=r"it was trained for another Mask.*, with other values"):
+        amortizer.posterior(problem)
+
+
+def test_operators_without_gradient_and_inference_mode_are_refused() -> None:
+    exact = Exact((4,), batch=2, dtype=torch.float32)
+    cut = FunctionOperator(lambda x: x.detach().round())
+    with pytest.raises(ValueError, match=r"log p\(y\|x\) passes no gradient to x"):
+        AmortizedTrainer(exact.prior, Task(cut, Gaussian(0.1), {}), replace(SMALL, steps=2)).run()
+    _, prior = image_trainer(TINY)
+    with pytest.raises(ValueError, match=r"A\(x\) passes no gradient to x"):
+        AmortizedTrainer(prior, Task(cut, Gaussian(0.1), {}), TINY)
+    trainer, _ = gaussian_trainer(replace(SMALL, steps=2))
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"call it outside of torch\.inference_mode"):
+        trainer.run()
+
+
+def test_one_channel_is_no_pair_for_couplings() -> None:
+    with pytest.raises(ValueError, match=r"shape \(1,\) has 1 after 0 squeezes$"):
+        Conditional(ConditionalConfig((1,), (2,), squeezes=0))
 
 
 def test_noise_that_is_a_tensor_or_code_is_told_apart() -> None:
@@ -214,8 +249,27 @@ def test_semi_amortized_by_name_starts_from_the_amortizer() -> None:
         assert torch.equal(a, b)
 
 
+def test_solvers_by_name_take_their_own_settings_alone() -> None:
+    from flowinv.solvers import SAMPLING_PRESETS, settings_for, solve
+
+    problem = Exact((4,), batch=2, dtype=torch.float32).problem
+    with pytest.raises(ValueError, match="these settings are not lmc's: kernel is 'hmc'"):
+        solve("lmc", problem, SAMPLING_PRESETS["hmc"])
+    with pytest.raises(ValueError, match="these settings are not ambient's: space is 'latent'"):
+        solve("ambient", problem, PRESETS["fast"])
+    with pytest.raises(TypeError, match="csgm takes OptimizationSettings, or a preset's name, got SamplingSettings"):
+        solve("csgm", problem, SAMPLING_PRESETS["hmc"])
+    with pytest.raises(ValueError, match="csgm has no preset 'fast': expected one of csgm-fast"):
+        solve("csgm", problem, "fast")
+    by_name = solve("ivom", problem, "ivom-fast")
+    torch.testing.assert_close(by_name.x, solve("ivom", problem).x)
+    short = settings_for("pl-mcmc", steps=20)
+    assert (short.steps, short.warmup, short.thin) == (20, 10, 1)
+    assert settings_for("pl-mcmc", steps=20, warmup=3).warmup == 3
+
+
 def test_settings_and_operators_that_are_refused() -> None:
-    for wrong in ({"steps": 0}, {"draws": -1}, {"average": 1.0}, {"learning_rate": 0.0}):
+    for wrong in ({"steps": 0}, {"draws": -1}, {"average": 1.0}, {"learning_rate": 0.0}, {"seed": 1.5}, {"bf16": "no"}):
         with pytest.raises(ValueError, match=f"amortizer setting {next(iter(wrong))}"):
             AmortizedSettings(**wrong)
     _, prior = image_trainer(TINY)

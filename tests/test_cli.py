@@ -132,6 +132,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "word.toml").write_text(TRAINING.replace("epochs = 4", "epochs = 'four'"))
     (folder / "amortize.toml").write_text(AMORTIZING.format(folder / "affine"))
     (folder / "amortize-typo.toml").write_text("stepz = 3\n" + AMORTIZING.format(folder / "affine"))
+    amortizing = AMORTIZING.format(folder / "affine")
+    (folder / "amortize-half.toml").write_text(amortizing.replace("steps = 4", "steps = 4.5"))
+    (folder / "amortize-word.toml").write_text(amortizing + 'noise = "no"\n')
+    (folder / "amortize-flat.toml").write_text(amortizing.replace("squeezes = 1", "squeezes = 0"))
+    (folder / "amortize-beta.toml").write_text(amortizing + "beta = 3\n")
     (folder / "untoml.toml").write_text("epochs == 4")
     (folder / "myops_for_test.py").write_text(OPERATORS)
     (folder / "mybad_for_test.py").write_text("def forward(x) return x")
@@ -214,11 +219,22 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     ((*IMAGE, "--task", "denoise", "--likelihood", "stlpips", "--beta", 3), "stlpips distance needs the path of its"),
     ((*IMAGE, "--task", "denoise", "--solver", "magic"), "unknown solver 'magic': expected one of svi, avi"),
     ((*IMAGE, "--task", "denoise", "--chains", 3), "svi has no setting 'chains'"),
-    ((*IMAGE, "--task", "denoise", "--solver", "hmc", "--chains", 0), "chains is a whole number of at least 1"),
+    ((*IMAGE, "--task", "denoise", "--solver", "hmc", "--chains", 0), "chains must be positive"),
     ((*IMAGE, "--task", "denoise", "--solver", "hmc", "--bf16"), "bf16 is for lmc alone"),
     ((*IMAGE, "--task", "denoise", "--amortizer", "in/full"), "--amortizer is for avi and semi-amortized, not for svi"),
     ((*IMAGE, "--task", "denoise", "--solver", "avi", "--amortizer", "in/full"), r"in/full has no config\.json"),
     ((*IMAGE, "--task", "denoise", "--solver", "avi", "--amortizer", "in/affine"), "expected 'flowinv-amortizer'"),
+    (
+        (*IMAGE, "--task", "denoise", "--solver", "csgm", "--likelihood", "digits", "--beta", 3),
+        "csgm has a misfit of its own",
+    ),
+    (("amortize", "in/amortize-half.toml", "--out", "out"), "amortizer setting steps = 4.5 is not valid: expected int"),
+    (
+        ("amortize", "in/amortize-word.toml", "--out", "out"),
+        "amortizer setting noise = 'no' is not valid: expected bool",
+    ),
+    (("amortize", "in/amortize-flat.toml", "--out", "out"), r"has 1 after 0 squeezes: set squeezes to 1 or more"),
+    (("amortize", "in/amortize-beta.toml", "--out", "out"), "beta and weights belong to a distance"),
     ((*IMAGE, "--steps", 20, "--task", "superres", "--solver", "pl-mcmc"), "mask"),
     (("amortize", "in/nothing.toml", "--out", "out"), "no such config: in/nothing.toml"),
     (("amortize", "in/train.toml", "--out", "out"), "needs prior = a name"),
@@ -528,11 +544,14 @@ def test_every_solver_writes_its_folder(run: Run, place: Path, monkeypatch: pyte
         x = PointEstimate.load(place / "out" / "estimate").x
         truth = read_image("in/image.png", SHAPE)
         assert summary["squared_error"] == pytest.approx(float((x - truth).square().sum()), rel=1e-4)
+        code, _, err = run("report", "out", "--out", "again.html")
+        assert code == 2 and "out/estimate is a point estimate, which has no uncertainty to report on" in err
         return
     trained = ["amortizer"] if name in ("avi", "semi-amortized") else []  # none ships for this prior
     assert sorted(p.name for p in (place / "out").iterdir()) == [*trained, *OUTPUTS]
     if trained:
-        again = ("solve", "in/affine", "--out", "again", *arguments[4:], "--amortizer", "out/amortizer", "--draws", 8)
+        rest = arguments[4:] if name == "semi-amortized" else arguments[8:]  # a fit has steps, an answer has none
+        again = ("solve", "in/affine", "--out", "again", *rest, "--amortizer", "out/amortizer", "--draws", 8)
         assert run(*again)[0] == 0
     posterior = Posterior.load(place / "out" / "posterior")
     assert ("elbo_nats" in summary) == isinstance(posterior, FlowPosterior)
@@ -557,7 +576,10 @@ def test_amortize_then_solve_with_it(run: Run, place: Path) -> None:
     assert (code, err) == (0, "") and "resuming at step 2 of 4" in out
     assert "inpaint-bottom" in (place / "run" / "amortizer" / "README.md").read_text()
     assert run("amortize", "in/amortize.toml", "--out", "run")[0] == 2
-    arguments = (*IMAGE, "--task", "inpaint-bottom", "--solver", "avi", "--amortizer", "run/amortizer")
+    arguments = (*SOLVE[:4], *IMAGE[8:], "--task", "inpaint-bottom", "--solver", "avi", "--amortizer", "run/amortizer")
+    for training in (("--steps", 5), ("--preset", "fast"), ("--bf16",)):
+        code, _, err = run(*arguments, *training)
+        assert code == 2 and "are for training, and an amortizer that fits needs none" in err
     code, out, err = run(*arguments)
     assert (code, err) == (0, "") and "ELBO" in out
     code, _, err = run(*["other" if a == "out" else a for a in arguments], "--sigma", 0.2)
@@ -686,6 +708,45 @@ def test_an_old_result_stays_until_the_new_one_is_there(run: Run, place: Path, m
     assert {p: p.read_bytes() for p in before} == before
     code, _, err = run(*IMAGE, "--task", "denoise", "--overwrite", "--sigma", 0.3)
     assert (code, err) == (0, "") and finished(place / "out")[1]["sigma"] == 0.3
+
+
+def test_overwriting_with_another_kind_of_solver_leaves_nothing_of_the_old_result(run: Run, place: Path) -> None:
+    assert run(*IMAGE, "--task", "denoise")[0] == 0
+    again = (*IMAGE, "--task", "denoise", "--overwrite", "--solver")
+    assert run(*again, "csgm")[0] == 0
+    assert sorted(p.name for p in (place / "out").iterdir()) == ["estimate", "figure.png", "summary.json"]
+    assert run(*again, "svi")[0] == 0
+    assert sorted(p.name for p in (place / "out").iterdir()) == OUTPUTS
+
+
+def test_a_training_checkpoint_is_not_taken_for_an_own_one(run: Run, place: Path) -> None:
+    assert run("amortize", "in/amortize.toml", "--out", "out", "--stop-after", 2)[0] == 0
+    before = contents(place)
+    for extra in ((), ("--overwrite",)):
+        code, _, err = run(*IMAGE, "--task", "denoise", *extra)
+        assert code == 2 and ("was not made by flowinv solve" in err or "already holds" in err), err
+        assert contents(place) == before
+
+
+def test_chains_of_fewer_steps_warm_up_less(run: Run, place: Path) -> None:
+    arguments = [6 if a == 3 else a for a in IMAGE]
+    assert run(*arguments, "--task", "denoise", "--solver", "mala")[0] == 0
+    settings = read_bundle(place / "out" / "posterior", "flowinv-posterior")[0]["provenance"]["settings"]
+    assert (settings["steps"], settings["warmup"], settings["thin"]) == (6, 3, 1)
+
+
+def test_a_checkpoint_that_lacks_something_is_one_line(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for solver, part, lost in (("svi", "fit", "state"), ("csgm", "point", "step"), ("lmc", "chains", "trace")):
+        arguments = (*[20 if a == 3 else a for a in IMAGE], "--task", "denoise", "--solver", solver, "--overwrite")
+        with monkeypatch.context() as patch:
+            patch.setattr("flowinv.cli.outcome.progress", lambda label: _stopping(6, label))
+            assert run(*arguments)[0] == 130
+        config = place / "out" / "checkpoint" / part / "config.json"
+        values = json.loads(config.read_text())
+        del values[lost]
+        config.write_text(json.dumps(values))
+        code, _, err = run(*arguments[:-1])
+        assert code == 2 and f"is not a whole checkpoint: it misses '{lost}'" in err and len(err.splitlines()) == 1
 
 
 def test_a_diverging_fit_is_one_line(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,13 @@ def test_bytes_are_refused(metric: Callable[..., Tensor]) -> None:
         metric(np.zeros((1, 1, 12, 12)), images(1, 1, 12, 12))
 
 
+@pytest.mark.parametrize("metric", PER_IMAGE)
+def test_no_images_are_refused(metric: Callable[..., Tensor]) -> None:
+    pytest.importorskip("torchmetrics")
+    with pytest.raises(ValueError, match=r"is empty, of shape \(0, 1, 12, 12\)"):
+        metric(torch.zeros(0, 1, 12, 12), torch.zeros(0, 1, 12, 12))
+
+
 def test_squared_errors_by_hand() -> None:
     truth = torch.zeros(2, 1, 2, 2)
     x = torch.tensor([[[[0.1, 0.2], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, 0.5]]]])

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from .store import BundleError
+
+
+@contextmanager
+def whole(folder: str | Path, what: str) -> Iterator[None]:
+    """While a bundle is read into objects: what it misses, or holds of another kind, makes one line of its own."""
+    try:
+        yield
+    except KeyError as error:
+        raise BundleError(f"{folder} is not a whole {what}: it misses {error}") from None
+    except (TypeError, AttributeError, IndexError, StopIteration) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BundleError(f"{folder} is not a whole {what}: {reason}") from None
 
 
 def pack(prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -93,6 +93,15 @@ def write_bundle(
     return folder
 
 
+def bundle_format(folder: str | Path) -> str | None:
+    """The format that a folder's config names, None where there is no such config."""
+    try:
+        config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config.get("format") if isinstance(config, dict) else None
+
+
 def read_bundle(folder: str | Path, expected_format: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config and tensors of a bundle, refused with one clear line if missing, corrupt or of another kind."""
     from safetensors import SafetensorError

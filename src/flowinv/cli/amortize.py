@@ -9,7 +9,7 @@ import typer
 
 from .running import run_folder, run_training
 
-_KEYS = ("prior", "task", "options", "sigma", "likelihood", "preset")
+_KEYS = ("prior", "task", "options", "sigma", "likelihood", "beta", "weights", "preset")
 
 
 def amortize(
@@ -19,7 +19,8 @@ def amortize(
 ) -> None:
     """Train an amortizer: posteriors of one task under one prior with no fit. The same command goes on after an interrupt.
 
-    The config names prior, task, options, sigma, likelihood and preset, and any training setting beside them.
+    The config names prior, task, options, sigma, likelihood (of a distance: beta, weights) and preset, and any training
+    setting beside them.
 
     [bold]Examples[/bold]
 
@@ -40,7 +41,8 @@ def amortize(
     chosen: dict[str, Any] = {k: v for k, v in values.items() if k not in _KEYS}
     settings = settings_for("avi", values.get("preset"), **chosen)
     prior = load_prior(values["prior"])
-    noise = named_likelihood(values.get("likelihood", "gaussian"), values.get("sigma", 0.1))
+    kind, beta = values.get("likelihood", "gaussian"), values.get("beta")
+    noise = named_likelihood(kind, values.get("sigma", 0.1), beta, values.get("weights"))
     task = named_task(values["task"], prior.shape, likelihood=noise, **values.get("options", {}))
     trainer = AmortizedTrainer(prior, task, settings)
     amortizer = run_training(trainer, checkpoint, lambda p: f"{p.label} {p.value:.1f}", stop_after)

@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +109,8 @@ def solve_into(
             ) from None
         except Diverged as error:
             if error.result is not None:
-                error.result.save(out / "last-good", overwrite=True)
+                with suppress(ValueError):  # an amortizer for Python code, which cannot be saved
+                    error.result.save(out / "last-good", overwrite=True)
             raise
     about = {"solver": solver, **about}
     result.provenance["problem"] = about

@@ -29,12 +29,16 @@ def report(
       flowinv report seven/posterior --truth seven.png --draws 2000 --out seven.html
     """
     from ..images import read_image
+    from ..point_estimate import FORMAT as POINT
     from ..posterior import Posterior
     from ..report import write_report
-    from ..store import refuse_existing
+    from ..store import bundle_format, refuse_existing
     from .forward import import_operator
 
     refuse_existing(out, overwrite)
+    for place in (posterior, posterior / "estimate"):
+        if bundle_format(place) == POINT:
+            raise ValueError(f"{place} is a point estimate, which has no uncertainty to report on; see its figure.png")
     folder = posterior / "posterior" if (posterior / "posterior").is_dir() else posterior
     loaded = Posterior.load(folder, operator=import_operator(operator) if operator is not None else None)
     true = read_image(truth, loaded.shape) if truth is not None else None

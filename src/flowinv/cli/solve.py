@@ -40,7 +40,9 @@ def solve(
     ] = False,
     solver: Annotated[str, typer.Option(help="What solves it; `flowinv solvers` lists them.")] = "svi",
     preset: Annotated[str | None, typer.Option(help="One of the solver's presets (default: its first).")] = None,
-    steps: Annotated[int | None, typer.Option(help="At most so many steps.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="At most so many steps; of chains so many, with warm-up in proportion.")
+    ] = None,
     chains: Annotated[int | None, typer.Option(help="So many chains, of the solvers that run chains.")] = None,
     amortizer: Annotated[
         Path | None, typer.Option(help="For avi and semi-amortized: what `flowinv amortize` wrote.")
@@ -74,7 +76,7 @@ def solve(
     from ..images import read_image, read_measurement
     from ..priors import load_prior
     from ..problem import InverseProblem
-    from ..solvers import Amortizer, settings_for, solver_info
+    from ..solvers import Amortizer, find_amortizer, settings_for, solver_info
     from ..tasks import Task, parse_options
     from ..tasks import task as named_task
 
@@ -84,6 +86,9 @@ def solve(
         raise ValueError("give the forward operator either by --task or by --operator module:function")
     changes = {"steps": steps, "chains": chains, "bf16": bf16 or None}
     settings = settings_for(solver, preset, seed=seed, **{k: v for k, v in changes.items() if v is not None})
+    info = solver_info(solver)
+    if beta is not None and not info.uses_likelihood:
+        raise ValueError(f"{solver} has a misfit of its own: it cannot use the distance {likelihood}")
     if amortizer is not None and solver not in ("avi", "semi-amortized"):
         raise ValueError(f"--amortizer is for avi and semi-amortized, not for {solver}")
     trained = Amortizer.load(amortizer) if amortizer is not None else None
@@ -111,8 +116,14 @@ def solve(
         expected = chosen.operator(flow.decode(probe)[0]).dim()
         y = y[None] if y.dim() == expected - 1 else y
     problem = InverseProblem(flow, chosen.operator, noise, y)
+    if info.engine == "amortized" or solver == "semi-amortized":
+        trained = trained or find_amortizer(problem)
+        if trained is None:
+            typer.echo("no amortizer fits this prior, task and noise: training one, which --amortizer can use again")
+        elif solver == "avi" and (preset is not None or steps is not None or bf16):
+            raise ValueError("--preset, --steps and --bf16 are for training, and an amortizer that fits needs none")
     about: dict[str, Any] = {"prior": prior, "task": task or operator, "options": option or []}
     about |= {"likelihood": likelihood, "sigma": sigma, "beta": beta, "noiseless": noiseless, "seed": seed}
-    about["preset"] = preset or solver_info(solver).presets[0]
+    about["preset"] = preset or info.presets[0]
     title = f"{task or operator}, {prior} prior"
     solve_into(out, solver, problem, settings, draws, truth, about, overwrite, title, trained)

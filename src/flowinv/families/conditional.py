@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from ..flows.bijection import Bijection, Chain, Inverse
 from ..flows.layers.reshaping import Squeeze
+from ..gradients import require_gradient
 from ..problem import InverseProblem
+from ..settings import check_types
 from .pregenerator import rotated_couplings
 
 
@@ -30,6 +32,9 @@ class ConditionalConfig:
     blocks: int = 3
     squeezes: int = 2
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_types(self, "conditional pre-generator's")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ConditionalConfig:
@@ -83,6 +88,12 @@ class Conditional(Bijection):
             )
         if image and any(side % 2**config.squeezes for side in (*config.shape[1:], *config.context[1:])):
             raise ValueError(f"sides of {config.shape} and {config.context} must be divisible by {2**config.squeezes}")
+        channels = config.shape[0] * (4**config.squeezes if image else 1)
+        if channels < 2:
+            raise ValueError(
+                f"couplings split channels, and a latent of shape {config.shape} has {channels} after {config.squeezes} squeezes"
+                + (": set squeezes to 1 or more" if image else "")
+            )
         self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -144,7 +155,9 @@ def context_of(problem: InverseProblem) -> Tensor:
     middle = 0.5 * (low + high) if high - low < float("inf") else 0.0
     with torch.enable_grad():
         x = problem.y.new_full((problem.batch, *problem.shape), middle).requires_grad_(True)
-        parts: list[Any] = [torch.autograd.grad(problem.operator(x), x, problem.y)[0]]
+        prediction = problem.operator(x)
+        require_gradient(prediction, "A(x)")
+        parts: list[Any] = [torch.autograd.grad(prediction, x, problem.y)[0]]
     if problem.observed is not None and problem.y.shape[1:] == problem.shape:
         parts.append(problem.observed.expand(problem.batch, *problem.shape).to(problem.y.dtype))
     return torch.cat(parts, 1)

@@ -9,11 +9,13 @@ from torch import Tensor
 
 
 def check_images(value: Any, name: str) -> None:
-    """Refuse what is not a floating-point tensor: differences of bytes wrap around."""
+    """Refuse what is not a floating-point tensor with something in it: differences of bytes wrap around."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if not value.is_floating_point():
         raise TypeError(f"{name} must hold floating-point values, got {value.dtype}")
+    if value.numel() == 0:
+        raise ValueError(f"{name} is empty, of shape {tuple(value.shape)}: nothing to measure")
 
 
 def draw_axes(x: Tensor, truth: Tensor) -> tuple[int, ...]:

@@ -91,8 +91,15 @@ def gather(
         elbo_se=_numbers(getattr(posterior, "elbo_se", None)),
         trace=_trace(getattr(posterior, "trace", None), total),
         mixing=_mixing(posterior),
-        curve="ELBO" if "potential" not in (getattr(posterior, "trace", None) or {}) else "log p(z, y)",
+        curve=_curve(posterior),
     )
+
+
+def _curve(posterior: Any) -> str:
+    """What the trace shows: only chains over the latent move on log p(z, y)."""
+    if "potential" not in (getattr(posterior, "trace", None) or {}):
+        return "ELBO"
+    return "log p(z, y)" if posterior.provenance.get("target") == "latent" else "log density"
 
 
 def _bounds(prior: Any) -> tuple[float, float] | None:

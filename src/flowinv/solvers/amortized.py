@@ -16,15 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..checkpoint import fit_or_refuse, pack, unpack
+from ..checkpoint import fit_or_refuse, pack, unpack, whole
 from ..families import Conditional, ConditionalConfig, Family, PreGeneratorConfig, context_of
 from ..families.family import amortized, semi_amortized
 from ..flow_posterior import FlowPosterior
 from ..flows.flow import Flow
+from ..gradients import require_gradient
 from ..interrupts import keep_stepping
 from ..problem import InverseProblem
 from ..randomness import keyed_generator
-from ..store import BundleError, hash_tensors, read_bundle, under, write_bundle, write_text
+from ..settings import check_positive, check_types
+from ..store import hash_tensors, read_bundle, under, write_bundle, write_text
 from ..summaries import can_sample
 from ..tasks import Task, task_from_spec
 from .progress import Diverged, SolverProgress, preset_or_settings
@@ -60,9 +62,14 @@ class AmortizedSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "observations", "draws", "learning_rate", "clip", "couplings", "hidden", "features"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"amortizer setting {name} must be positive, got {getattr(self, name)!r}")
+        what, counted = (
+            "amortizer setting",
+            ("steps", "observations", "draws", "couplings", "hidden", "features", "blocks"),
+        )
+        check_types(self, what)
+        check_positive(self, what, *counted, "learning_rate", "clip")
+        if self.squeezes < 0 or self.warmup < 0:
+            raise ValueError(f"{what}s squeezes and warmup are at least 0, got {self.squeezes} and {self.warmup}")
         if not 0 <= self.average < 1:
             raise ValueError(f"amortizer setting average must lie in [0, 1), got {self.average!r}")
 
@@ -97,6 +104,8 @@ class Amortizer:
             if mine is theirs:  # code, which nothing else tells apart
                 continue
             if mine.spec is None or mine.spec != theirs.spec or not _same(mine.tensors(), theirs.tensors()):
+                if repr(mine) == repr(theirs):
+                    return f"it was trained for another {mine!r}, with other values"
                 return f"it was trained for {mine!r}, this is {theirs!r}"
         return None
 
@@ -160,19 +169,18 @@ Its posteriors fit the prior's own images best; on others, ask for the ELBO, and
     def load(cls, folder: str | Path) -> Amortizer:
         """Read what ``save`` wrote."""
         config, tensors = read_bundle(folder, FORMAT)
-        try:
+        with whole(folder, "amortizer"):
             weights = under("conditional", tensors)
             dtype = next(t.dtype for t in weights.values() if t.is_floating_point())
             conditional = Conditional(ConditionalConfig.from_dict(config["conditional"])).to(dtype)
             fit_or_refuse(weights, conditional.state_dict(), f"{folder}: the amortizer's weights")
             conditional.load_state_dict(weights)
             task = task_from_spec(config["task"], conditional.config.shape, under("task", tensors))
-            return cls(conditional, task, config["prior_sha256"], config["provenance"])
-        except KeyError as error:
-            raise BundleError(f"{folder} is not a whole amortizer: it misses {error}") from None
-        except (TypeError, AttributeError, RuntimeError, StopIteration) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise BundleError(f"{folder} is not a whole amortizer: {reason}") from None
+            provenance = config["provenance"]
+            AmortizedSettings(**provenance["settings"])
+            if missing := {"steps", "seconds"} - provenance.keys():
+                raise KeyError(min(missing))
+            return cls(conditional, task, config["prior_sha256"], provenance)
 
 
 def shipped_amortizers() -> dict[str, Path]:
@@ -269,7 +277,9 @@ class AmortizedTrainer:
         ).to(self.device)
         inner, log_q = family.inner(noise)
         x, _ = family.to_x(inner, self.inner)
-        return (log_q - family.log_prior(inner, self.prior) - problem.log_likelihood(x)).mean()
+        fit = problem.log_likelihood(x)
+        require_gradient(fit, "log p(y|x)")
+        return (log_q - family.log_prior(inner, self.prior) - fit).mean()
 
     def _one_step(self) -> float:
         loss = self.loss()
@@ -335,9 +345,10 @@ class AmortizedTrainer:
         config, tensors = read_bundle(folder, CHECKPOINT)
         if any(config.get(k) != v for k, v in self._identity().items()):
             raise ValueError(f"{folder} is a checkpoint of another prior, task or settings; use another folder")
-        average = under("average", tensors)
-        fit_or_refuse(average, self.average, f"{folder}: the averaged weights")
-        unpack("conditional", tensors, self.conditional, self.optimizer)
-        self.average = {k: v.to(self.device) for k, v in average.items()}
-        for name, value in config["state"].items():
-            setattr(self, name, value)
+        with whole(folder, "checkpoint"):
+            average = under("average", tensors)
+            fit_or_refuse(average, self.average, f"{folder}: the averaged weights")
+            unpack("conditional", tensors, self.conditional, self.optimizer)
+            self.average = {k: v.to(self.device) for k, v in average.items()}
+            for name in ("step", "seconds", "trace"):
+                setattr(self, name, config["state"][name])

@@ -14,7 +14,7 @@ from ..tasks import Task
 from .amortized import AMORTIZED_PRESETS, AmortizedTrainer, Amortizer, find_amortizer
 from .optimization import OPTIMIZATION_PRESETS, PointSolver
 from .progress import SolverProgress
-from .sampling import SAMPLING_PRESETS, Sampler
+from .sampling import SAMPLING_PRESETS, Sampler, SamplingSettings
 from .variational import PRESETS, VariationalSolver
 
 TRAINED = "trained"  # within a checkpoint: the amortizer that was trained on the way, to be kept
@@ -25,13 +25,17 @@ Engine = Literal["variational", "amortized", "sampling", "optimization"]
 
 @dataclass(frozen=True)
 class SolverInfo:
-    """A solver's entry: the engine, its presets (the first is the default), and a line each on use."""
+    """A solver's entry: the engine, its presets (the first is the default), and a line each on use.
+
+    ``uses_likelihood`` is False where a misfit of the solver's own takes the place of the problem's noise model.
+    """
 
     engine: Engine
     presets: tuple[str, ...]
     gives: str
     costs: str
     when: str
+    uses_likelihood: bool = True
 
 
 _POSTERIOR, _CHAINS, _POINT = "posterior with density and ELBO", "draws of Markov chains", "one point, no uncertainty"
@@ -99,6 +103,7 @@ SOLVERS: dict[str, SolverInfo] = {
         _CHAINS,
         "two prior passes per step, without gradients",
         "for masks alone, observed without noise; mixes slowly beyond some dozen pixels",
+        uses_likelihood=False,
     ),
     "csgm": SolverInfo(
         "optimization",
@@ -106,6 +111,7 @@ SOLVERS: dict[str, SolverInfo] = {
         _POINT,
         "three restarts of 333 prior passes with gradient",
         "as a baseline: the latent of least misfit and norm (Bora et al.)",
+        uses_likelihood=False,
     ),
     "ivom": SolverInfo(
         "optimization",
@@ -113,6 +119,7 @@ SOLVERS: dict[str, SolverInfo] = {
         _POINT,
         "1,000 prior passes with gradient",
         "as a baseline: the least misfit over the latent, no penalty (Asim et al.; IvOM)",
+        uses_likelihood=False,
     ),
 }
 
@@ -125,7 +132,10 @@ def solver_info(name: str) -> SolverInfo:
 
 
 def settings_for(name: str, preset: str | None = None, **changes: Any) -> Any:
-    """A preset's settings with changes (steps, seed, bf16, chains ...); what a solver has no setting for is refused."""
+    """A preset's settings with changes (steps, seed, bf16, chains ...); what a solver has no setting for is refused.
+
+    Chains of another number of ``steps`` have their warm-up and thinning changed in proportion, unless these are given too.
+    """
     info = solver_info(name)
     preset = preset or info.presets[0]
     if preset not in info.presets:
@@ -139,7 +149,31 @@ def settings_for(name: str, preset: str | None = None, **changes: Any) -> Any:
     settings = presets[info.engine][preset]
     if unknown := [key for key in changes if not hasattr(settings, key)]:
         raise ValueError(f"{name} has no setting {unknown[0]!r}")
+    if info.engine == "sampling" and "steps" in changes:
+        changes = {**_in_proportion(settings, changes["steps"]), **changes}
     return replace(settings, **changes)
+
+
+def _in_proportion(settings: SamplingSettings, steps: Any) -> dict[str, int]:
+    """Warm-up and thinning of a chain of so many steps."""
+    if type(steps) is not int or steps < 1:
+        return {}  # refused where the settings are made
+    share = steps / settings.steps
+    return {"warmup": round(share * settings.warmup), "thin": min(steps, max(1, round(share * settings.thin)))}
+
+
+def _checked(name: str, settings: Any) -> Any:
+    """Settings of the solver of that name: given, by a preset's name, or by default; another solver's are refused."""
+    if settings is None or isinstance(settings, str):
+        return settings_for(name, settings)
+    usual = settings_for(name)
+    same = {"sampling": ("kernel", "space"), "variational": ("space",)}.get(solver_info(name).engine, ())
+    if type(settings) is not type(usual):
+        raise TypeError(f"{name} takes {type(usual).__name__}, or a preset's name, got {type(settings).__name__}")
+    for field in same:
+        if getattr(settings, field) != getattr(usual, field):
+            raise ValueError(f"these settings are not {name}'s: {field} is {getattr(settings, field)!r}")
+    return settings
 
 
 def solve(
@@ -153,12 +187,12 @@ def solve(
 ) -> Result:
     """Solve a problem with the solver of that name: a posterior, or a point estimate.
 
-    ``settings`` are those of its engine (default: its first preset). ``avi`` and ``semi-amortized`` take ``amortizer``, or
-    the shipped one that fits, or train one. ``hmc-noise`` fits svi first. ``checkpoint`` is a folder, in which a run that
-    was interrupted goes on; there is one sub-folder for each part of it.
+    ``settings`` are its own, or the name of one of its presets (default: its first). ``avi`` and ``semi-amortized`` take
+    ``amortizer``, or the shipped one that fits, or train one. ``hmc-noise`` fits svi first. ``checkpoint`` is a folder, in
+    which a run that was interrupted goes on; there is one sub-folder for each part of it.
     """
     info = solver_info(name)
-    settings = settings if settings is not None else settings_for(name)
+    settings = _checked(name, settings)
     folder = Path(checkpoint) if checkpoint is not None else None
 
     def part(kind: str) -> Path | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from ..checkpoint import whole
 from ..interrupts import Resumable, keep_stepping
 
 S = TypeVar("S")
@@ -61,7 +62,8 @@ def drive(
     """Step while ``running``, from the checkpoint on if there is one, reporting and saving on the way."""
     folder = Path(checkpoint) if checkpoint is not None else None
     if folder is not None and (folder / "config.json").exists():
-        run.load(folder)
+        with whole(folder, "checkpoint"):
+            run.load(folder)
 
     def show() -> None:
         if report is not None:

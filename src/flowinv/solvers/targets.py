@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..flow_posterior import FlowPosterior
 from ..flows.flow import Flow, standard_normal_log_prob
+from ..gradients import require_gradient
 from ..problem import InverseProblem
 from .kernels.kernel import State, event_sum
 
@@ -47,10 +48,7 @@ class Target:
             leaf = position.requires_grad_()
             x, terms = self.terms(leaf)
             for name in self.differentiable:
-                if not terms[name].requires_grad:
-                    raise ValueError(
-                        f"{name} passes no gradient to x: write operator and likelihood in differentiable torch code"
-                    )
+                require_gradient(terms[name], name)
             potential = -_total(terms)
             (slope,) = torch.autograd.grad(potential.sum(), leaf)
         return State(leaf.detach(), x.detach(), potential.detach(), slope)
