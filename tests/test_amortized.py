@@ -180,6 +180,11 @@ def test_noise_that_is_a_tensor_or_code_is_told_apart() -> None:
     amortizer = AmortizedTrainer(prior, Task(chosen.operator, mine, {}), TINY).result()
     assert amortizer.refuses(InverseProblem(prior, chosen.operator, mine, y)) is None
     assert amortizer.refuses(InverseProblem(prior, chosen.operator, other, y)) is not None
+    functions = [lambda x: 2 * x[..., :4, :], lambda x: 3 * x[..., :4, :]]
+    amortizer = AmortizedTrainer(prior, Task(FunctionOperator(functions[0]), Gaussian(0.1), {}), TINY).result()
+    for function, fits in zip(functions, (True, False), strict=True):
+        problem = InverseProblem(prior, function, amortizer.task.likelihood, y[..., :4, :])
+        assert (amortizer.refuses(problem) is None) == fits
 
 
 def test_an_operator_in_code_float64_and_no_leak_into_its_weights() -> None:
@@ -263,6 +268,7 @@ def test_solvers_by_name_take_their_own_settings_alone() -> None:
         solve("csgm", problem, "fast")
     by_name = solve("ivom", problem, "ivom-fast")
     torch.testing.assert_close(by_name.x, solve("ivom", problem).x)
+    assert settings_for("ambient", "paper-mnist") == replace(PRESETS["paper-mnist"], space="ambient")
     short = settings_for("pl-mcmc", steps=20)
     assert (short.steps, short.warmup, short.thin) == (20, 10, 1)
     assert settings_for("pl-mcmc", steps=20, warmup=3).warmup == 3

@@ -212,9 +212,14 @@ def test_pl_mcmc_on_smooth_images_accepts_but_hardly_moves() -> None:
 
 @cache
 def glow() -> Flow:
+    """A small Glow with weights away from their start, where its networks give zeros."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Flow(build(GlowConfig((1, 8, 8), steps=(2,), hidden=8)), (1, 8, 8)).eval()
+        flow = Flow(build(GlowConfig((1, 8, 8), steps=(2,), hidden=8)), (1, 8, 8)).eval()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded(parameter.numel())))
+    return flow
 
 
 def image_problem(observations: int = 2) -> InverseProblem:
@@ -333,6 +338,7 @@ def test_sampling_changes_nothing_it_was_given(name: str) -> None:
 def test_bf16_moves_the_chain_but_draws_are_in_full_precision() -> None:
     problem, settings = image_problem(), VARIANTS["lmc bf16"]
     half, full = (Sampler(replace(settings, bf16=b)).solve(problem) for b in (True, False))
+    assert not torch.equal(half.chains, full.chains)
     torch.testing.assert_close(half.chains, full.chains, atol=0.05, rtol=0)
     z = problem.prior.encode(half.chains.flatten(0, 2))[0].view(3, 2, 1, 8, 8)
     torch.testing.assert_close(half.stats["lp"][:, 0], -problem.potential(z), atol=0.05, rtol=0)

@@ -13,6 +13,7 @@ from torch import Tensor
 from flowinv import Affine, CustomLikelihood, Flow, Gaussian, InverseProblem, Mask, MatrixOperator, Posterior
 from flowinv.families.pregenerator import PreGeneratorConfig
 from flowinv.flows import GlowConfig, build
+from flowinv.randomness import keyed_generator
 from flowinv.solvers import PRESETS, Diverged, VariationalSettings, VariationalSolver, build_pregenerator
 from flowinv.solvers import variational as module
 
@@ -205,6 +206,10 @@ def small_problem(observations: int = 1) -> InverseProblem:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         prior = Flow(build(GlowConfig((1, 8, 8), steps=(2,), hidden=8)), (1, 8, 8)).eval()
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():  # away from the start, where the networks give zeros
+        for parameter in prior.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     mask = torch.zeros(1, 8, 8)
     mask[:, 4:] = 1
     y = torch.randn(observations, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * mask
@@ -398,6 +403,9 @@ def test_bf16_fits_but_reports_in_full_precision() -> None:
     problem = small_problem()
     full, half = (VariationalSolver(replace(SHORT, bf16=b)).solve(problem) for b in (False, True))
     assert half.sample(1, torch.Generator().manual_seed(0)).dtype == torch.float32
+    assert half.trace != full.trace
+    reported = half.elbo.clone()
+    assert torch.equal(reported, half.measure_elbo(SHORT.final_draws, keyed_generator(SHORT.seed, 10**6)))
     assert abs(float(full.elbo - half.elbo)) < 5 * float((full.elbo_se**2 + half.elbo_se**2) ** 0.5) + 1
 
 

@@ -30,7 +30,8 @@ class SampledPosterior(Posterior):
     ``chains`` (C, S, B, \*shape) holds the draws x; ``stats``, each (C, S, B): ``lp``, minus the chain's potential (the log
     joint density of latent and y, in nats, for chains over the latent), and ``acceptance``, the mean acceptance
     probability since the draw before. Draws of a chain depend on each other: the C S of them are worth ``ess`` independent
-    ones. ``provenance["exact"]`` tells whether the chains' kernel leaves the posterior invariant.
+    ones. ``provenance["exact"]`` tells whether the chains' kernel leaves their target invariant: the posterior, or
+    for PL-MCMC the prior given y without noise.
     """
 
     kind = "sampled"

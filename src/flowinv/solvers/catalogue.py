@@ -64,7 +64,7 @@ SOLVERS: dict[str, SolverInfo] = {
     ),
     "ambient": SolverInfo(
         "variational",
-        ("ambient",),
+        ("ambient", "paper-mnist", "paper-cifar10", "paper-celebahq"),
         _POSTERIOR,
         "as svi, with the prior's density and its gradient in every pass: about twice",
         "as a baseline: a flow over pixels has to learn again what the prior knows",
@@ -147,6 +147,8 @@ def settings_for(name: str, preset: str | None = None, **changes: Any) -> Any:
         "optimization": dict(OPTIMIZATION_PRESETS),
     }
     settings = presets[info.engine][preset]
+    if name == "ambient":  # the paper's runs of it have its SVI's settings
+        settings = replace(settings, space="ambient")
     if unknown := [key for key in changes if not hasattr(settings, key)]:
         raise ValueError(f"{name} has no setting {unknown[0]!r}")
     if info.engine == "sampling" and "steps" in changes:

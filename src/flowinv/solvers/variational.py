@@ -40,7 +40,7 @@ class VariationalSettings:
     mean, out of the gradient, which then has no variance where q is exact (Roeder et al., Sticking the Landing), for one
     pass through the map's inverse. ``bf16`` runs the prior's coupling networks in bfloat16 while fitting, never for what
     is reported. ``anneal`` above 1 starts with a noise scale so many times wider, which falls geometrically to the
-    problem's own over the first half of the steps.
+    problem's own over the first half of the steps; until then the trace shows that wider problem's ELBO.
     """
 
     pregenerator: PreGeneratorConfig = field(default_factory=PreGeneratorConfig)
