@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
@@ -13,6 +14,7 @@ from flowinv.flows.architectures import (
     Config,
     DenseConfig,
     GlowConfig,
+    PatchFlowConfig,
     RealNVPConfig,
     build,
     config_from_dict,
@@ -21,7 +23,8 @@ from flowinv.flows.architectures import (
 )
 from flowinv.flows.flow import Flow
 from flowinv.flows.layers.couplings import MaskedAffineCoupling
-from flowinv.flows.layers.mixing import Orthogonal
+from flowinv.flows.layers.mixing import LUConv1x1, Orthogonal
+from flowinv.flows.networks import PatchNet
 
 CONFIGS: dict[str, Config] = {
     **PRESETS,
@@ -38,7 +41,10 @@ def test_configs_survive_json(name: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"architecture": "nice", "shape": [4]}, "unknown architecture 'nice': expected one of glow, realnvp, dense"),
+        (
+            {"architecture": "nice", "shape": [4]},
+            "unknown architecture 'nice': expected one of glow, patch, realnvp, dense",
+        ),
         ({"shape": [1, 8, 8]}, "unknown architecture None"),
         ({"architecture": "glow", "shape": [1, 8, 8], "width": 3}, r"unknown fields for glow: \['width'\]; known:"),
         ({"architecture": "glow"}, "the config of glow has no shape"),
@@ -62,6 +68,11 @@ def test_foreign_dictionaries_are_refused(values: dict, message: str) -> None:
         (GlowConfig((1, 8, 8), hidden=(8, 8, 8)), "hidden needs one width per scale: got 3 for 2 scales"),
         (GlowConfig((1, 8, 8), context=(1, 2, 2)), "H a multiple of 4, got"),
         (GlowConfig((1, 8, 8), context=(2, 3)), "the context of an image flow is"),
+        (PatchFlowConfig((1, 48, 48), (2,) * 5), "H and W divisible by 32"),
+        (PatchFlowConfig((1, 8, 16), (2, 2), splits=()), r"square images, got \(1, 8, 16\)"),
+        (PatchFlowConfig((1, 8, 8), (2, 2), splits=(1,)), "nothing follows scale 1 of 2"),
+        (PatchFlowConfig((1, 8, 8), (2, 2), splits=(), context=(3,)), r"takes no context, got \(3,\)"),
+        (PatchFlowConfig((1, 12, 12), (2, 2), splits=()), "maps have side 1, 2, 4, 8 or more, got 6"),
         (RealNVPConfig((1, 6, 6), scales=3), "H and W divisible by 4"),
         (RealNVPConfig((1, 8, 8), scales=0), "at least one scale, got scales=0"),
         (DenseConfig((1, 8, 8)), r"needs a vector shape \(D,\), got \(1, 8, 8\)"),
@@ -74,7 +85,9 @@ def test_impossible_configs_are_refused(config: Config, message: str) -> None:
 
 
 def test_build_wants_a_config() -> None:
-    with pytest.raises(TypeError, match="expected one of GlowConfig, RealNVPConfig, DenseConfig, got 'glow'"):
+    with pytest.raises(
+        TypeError, match="expected one of GlowConfig, PatchFlowConfig, RealNVPConfig, DenseConfig, got 'glow'"
+    ):
         build("glow")
 
 
@@ -95,6 +108,33 @@ def test_preset_takes_another_shape_and_refuses_unknown_names() -> None:
     assert preset("paper-cifar10") is PRESETS["paper-cifar10"]
     with pytest.raises(ValueError, match="unknown preset 'glow-huge': expected one of glow-small, paper-mnist"):
         preset("glow-huge")
+
+
+def _used(name: str) -> int:
+    """Weights of a preset that its map depends on: of a factorised 1x1 convolution's two matrices the halves below and above."""
+    flow = build(PRESETS[name])
+    unused = sum(len(m.sign) ** 2 for m in flow.modules() if isinstance(m, LUConv1x1))
+    return sum(p.numel() for p in flow.parameters()) - unused
+
+
+def test_the_1x1_coupling_flow_has_the_published_size() -> None:
+    """32.7 and 33.8 million weights; the couplings at 4x4, 2x2 and 1x1 hold nearly all of them."""
+    assert _used("paper-1x1-coupling") == pytest.approx(32.7e6, rel=2e-3)
+    assert _used("paper-invertible-1x1") == pytest.approx(33.8e6, rel=2e-3)
+    flow = build(PRESETS["paper-1x1-coupling"])
+    nets = [m for m in flow.modules() if isinstance(m, PatchNet)]
+    assert len(nets) == 14 and [n.enter.kernel_size[0] for n in nets] == [3] * 6 + [2] * 4 + [1] * 4
+    assert [n.enter.in_channels for n in nets] == [6] * 2 + [24] * 2 + [96] * 2 + [192] * 4 + [384] * 4
+
+
+def test_a_new_1x1_coupling_flow_only_scales(generator: torch.Generator) -> None:
+    """Networks start at zero, so that each coupling multiplies one half by sigmoid(2)."""
+    config = PatchFlowConfig((1, 8, 8), steps=(2, 2, 4), hidden=4, splits=())
+    flow = Flow(build(config).eval(), config.shape)
+    x = flow.noise((3,), generator)
+    z, log_det = flow.encode(x)
+    torch.testing.assert_close(z, x * torch.sigmoid(torch.tensor(2.0)) ** 4)  # each half in every second of eight
+    torch.testing.assert_close(log_det, torch.full((3,), 4 * 64 * math.log(1 / (1 + math.exp(-2)))))
 
 
 def test_configs_are_frozen() -> None:

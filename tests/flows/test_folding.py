@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from flowinv.flows.architectures import Config, DenseConfig, GlowConfig, RealNVPConfig, build
+from flowinv.flows.architectures import Config, DenseConfig, GlowConfig, PatchFlowConfig, RealNVPConfig, build
 from flowinv.flows.bijection import Bijection, Chain, Inverse
 from flowinv.flows.flow import Flow
 from flowinv.flows.folding import fold
@@ -22,6 +22,8 @@ CONFIGS: dict[str, Config] = {
     "lu": GlowConfig((1, 8, 8), steps=(2, 2), hidden=8, mixing="lu"),
     "unsplit": GlowConfig((1, 8, 8), steps=(2, 2), hidden=8, split=False),
     "context": GlowConfig((1, 8, 8), steps=(1, 1), hidden=8, context=(1, 8, 8)),
+    "patch": PatchFlowConfig((1, 8, 8), steps=(2, 2, 3), hidden=6, splits=(0, 1)),
+    "patch-lu": PatchFlowConfig((1, 16, 16), steps=(1, 2), hidden=6, splits=(), mixing="lu"),
     "realnvp": RealNVPConfig((1, 8, 8), scales=2, blocks=1, hidden=4),
     "dense": DenseConfig((6,), steps=3, hidden=8, mixing="lu"),
 }

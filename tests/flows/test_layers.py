@@ -13,20 +13,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flowinv.flows import Affine, Chain, DenseConfig, Elementwise, Flow, GlowConfig, Inverse, Quantile, RealNVPConfig
-from flowinv.flows.architectures import PRESETS, build, preset
+from flowinv.flows.architectures import PRESETS, PatchFlowConfig, build, preset
 from flowinv.flows.bijection import Bijection
 from flowinv.flows.layers.actnorm import ActNorm
 from flowinv.flows.layers.couplings import (
     AdditiveCoupling,
     AffineCoupling,
     MaskedAffineCoupling,
+    SigmoidCoupling,
     channel_mask,
     checkerboard_mask,
 )
 from flowinv.flows.layers.mixing import ChannelAffine, LUConv1x1, Orthogonal, Permutation, Swap
 from flowinv.flows.layers.reshaping import Split, Squeeze
 from flowinv.flows.layers.transforms import Gaussianize, Logit, Shift
-from flowinv.flows.networks import MLP, ConvNet, ResNet
+from flowinv.flows.networks import MLP, ConvNet, PatchNet, ResNet
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -101,6 +102,9 @@ LAYERS = [
     Case("actnorm-image", lambda: ActNorm(3), (3, 4, 4)),
     Case("actnorm-vector", lambda: ActNorm(5), (5,)),
     *coupling_cases(),
+    Case("sigmoid-conv", lambda: SigmoidCoupling(5, ConvNet(3, 4, 8)), (5, 4, 4)),
+    Case("sigmoid-mlp-context", lambda: SigmoidCoupling(7, MLP(4, 6, 16, 2, 3)), (7,), (3,)),
+    *[Case(f"patch-net-{s}", lambda s=s: SigmoidCoupling(5, PatchNet(3, 4, 6, s)), (5, s, s)) for s in (1, 2, 4, 8)],
     Case("permutation-image", lambda: Permutation.random(5, seeded()), (5, 2, 2)),
     Case("permutation-vector", lambda: Permutation.random(6, seeded()), (6,)),
     Case("swap-even", lambda: Swap(4), (4, 2, 2)),
@@ -141,14 +145,24 @@ def reduced(name: str, shape: tuple[int, ...] | None = None) -> Bijection:
     config = preset(name, shape)
     if isinstance(config, RealNVPConfig):
         return build(replace(config, blocks=1, hidden=2))
+    if isinstance(config, PatchFlowConfig):
+        return build(replace(config, steps=(2,) * len(config.steps), hidden=3))
     assert isinstance(config, GlowConfig)
     return build(replace(config, steps=(2,) * len(config.steps), hidden=6))
 
 
+PATCH = PatchFlowConfig((1, 8, 8), steps=(2, 2, 3), hidden=6, splits=(0, 1))  # sides 4, 2 and 1
 GLOW, SMALL = GlowConfig((3, 8, 8), steps=(2, 2), hidden=8), (3, 8, 8)
 ARCHITECTURES = [
     *[
-        Case(f"preset-{n}", lambda n=n: reduced(n), c.shape, float32=1e-3, full_jacobian=False, spread=0.03)
+        Case(
+            f"preset-{n}",
+            lambda n=n: reduced(n),
+            c.shape,
+            float32=1e-3,
+            full_jacobian=False,
+            spread=0.005 if "invertible" in n else 0.03,
+        )
         for n, c in PRESETS.items()
     ],
     Case("preset-glow-small-28", lambda: reduced("glow-small"), (1, 28, 28), float32=1e-4),
@@ -169,6 +183,9 @@ ARCHITECTURES = [
         (1, 16, 16),
         float32=1e-3,
     ),
+    Case("patch", lambda: build(PATCH), PATCH.shape, float32=1e-4),
+    Case("patch-lu", lambda: build(replace(PATCH, mixing="lu", splits=())), PATCH.shape, float32=1e-4, spread=0.02),
+    Case("patch-one-scale", lambda: build(PatchFlowConfig((1, 16, 16), (2,), 4, ())), (1, 16, 16), float32=1e-4),
     Case("dense", lambda: build(DenseConfig((7,), steps=3, hidden=16)), (7,), float32=1e-4),
     Case("dense-lu", lambda: build(DenseConfig((7,), steps=3, hidden=16, mixing="lu")), (7,), float32=1e-4),
     Case("dense-additive", lambda: build(DenseConfig((6,), steps=3, coupling="additive")), (6,), float32=1e-4),

@@ -16,12 +16,13 @@ from .layers.couplings import (
     AdditiveCoupling,
     AffineCoupling,
     MaskedAffineCoupling,
+    SigmoidCoupling,
     channel_mask,
     checkerboard_mask,
 )
-from .layers.mixing import LUConv1x1, Orthogonal
+from .layers.mixing import LUConv1x1, Orthogonal, Swap
 from .layers.reshaping import Split, Squeeze
-from .networks import MLP, ConvNet, ResNet
+from .networks import MLP, ConvNet, PatchNet, ResNet
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,26 @@ class GlowConfig:
     network: Literal["conv", "resnet"] = "conv"
     blocks: int = 2
     clamp: float = 2.0
+    context: tuple[int, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PatchFlowConfig:
+    """The 1x1-coupling flow on square images: scales down to a single pixel, whose couplings read 1x1 maps.
+
+    ``steps[i]`` steps of ActNorm and a sigmoid coupling at scale i, with ``hidden`` channels in their networks
+    (``PatchNet``); half of the channels become latent after each scale in ``splits``. With ``mixing`` "swap" the halves change
+    places at every step; with "lu" an invertible 1x1 convolution comes before every coupling, as in Glow.
+
+    Source: Generative Flows as a General Purpose Solution for Inverse Problems, section 3 and public code.
+    """
+
+    shape: tuple[int, int, int]
+    steps: tuple[int, ...] = (2, 2, 2, 4, 4)
+    hidden: int = 512
+    splits: tuple[int, ...] = (2, 3)
+    mixing: Literal["swap", "lu"] = "swap"
     context: tuple[int, ...] = ()
     seed: int = 0
 
@@ -82,7 +103,7 @@ class DenseConfig:
     seed: int = 0
 
 
-Config = GlowConfig | RealNVPConfig | DenseConfig
+Config = GlowConfig | PatchFlowConfig | RealNVPConfig | DenseConfig
 
 
 def _context_channels(context: tuple[int, ...], height: int) -> int:
@@ -163,6 +184,38 @@ def build_glow(config: GlowConfig) -> Bijection:
     return scale(config.shape[0], config.shape[1], 0)
 
 
+def build_patch_flow(config: PatchFlowConfig) -> Bijection:
+    """The 1x1-coupling flow, or its twin with invertible 1x1 convolutions, from its config."""
+    _check_halvings(config.shape, len(config.steps))
+    if config.context:
+        raise ValueError(f"this flow takes no context, got {config.context}")
+    if config.shape[1] != config.shape[2]:
+        raise ValueError(f"this flow is for square images, got {config.shape}")
+    if outside := [level for level in config.splits if not 0 <= level < len(config.steps) - 1]:
+        raise ValueError(f"nothing follows scale {outside[0]} of {len(config.steps)}: it cannot be split")
+    generator = torch.Generator().manual_seed(config.seed)
+
+    def scale(channels: int, side: int, level: int) -> Bijection:
+        channels, side = 4 * channels, side // 2
+        layers: list[Bijection] = [Squeeze()]
+        for _ in range(config.steps[level]):
+            first, second = channels - channels // 2, channels // 2
+            coupling = SigmoidCoupling(channels, PatchNet(first, 2 * second, config.hidden, side))
+            if config.mixing == "lu":
+                layers += [ActNorm(channels), LUConv1x1(channels, generator), coupling]
+            else:
+                layers += [ActNorm(channels), coupling, Swap(channels)]
+        if level + 1 < len(config.steps):
+            split = level in config.splits
+            keep = channels // 2 if split else channels
+            inner = scale(keep, side, level + 1)
+            layers.append(Split(inner, keep) if split else inner)
+        layers.append(Inverse(Squeeze()))
+        return Chain(layers)
+
+    return scale(config.shape[0], config.shape[1], 0)
+
+
 def build_realnvp(config: RealNVPConfig) -> Bijection:
     """The papers' RealNVP from its config; masks alternate within each group of couplings."""
     if config.scales < 1:
@@ -215,6 +268,7 @@ def build_dense(config: DenseConfig) -> Bijection:
 
 _BUILDERS: dict[str, tuple[type, Callable[[Any], Bijection]]] = {
     "glow": (GlowConfig, build_glow),
+    "patch": (PatchFlowConfig, build_patch_flow),
     "realnvp": (RealNVPConfig, build_realnvp),
     "dense": (DenseConfig, build_dense),
 }
@@ -256,6 +310,9 @@ PRESETS: dict[str, Config] = {
     "paper-mnist": RealNVPConfig(_MNIST, scales=3, blocks=8, hidden=32),
     "paper-cifar10": RealNVPConfig(_CIFAR, scales=6, blocks=12, hidden=64),
     "paper-celebahq": RealNVPConfig(_FACES, scales=6, blocks=10, hidden=80),
+    "paper-1x1-coupling": PatchFlowConfig(_CIFAR),
+    "paper-invertible-1x1": PatchFlowConfig(_CIFAR, steps=(4, 4, 6), splits=(), mixing="lu"),
+    "1x1-coupling-small": PatchFlowConfig(_CIFAR, hidden=32),
     "paper-mnist-pregenerator": RealNVPConfig(_MNIST, scales=3, blocks=3, hidden=32),
     "paper-cifar10-pregenerator": RealNVPConfig(_CIFAR, scales=4, blocks=4, hidden=48),
     "paper-celebahq-pregenerator": RealNVPConfig(_FACES, scales=3, blocks=3, hidden=48),

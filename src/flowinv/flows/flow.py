@@ -17,6 +17,7 @@ from .folding import fold
 from .fused import fuse
 from .layers.couplings import Coupling
 from .layers.dequantization import Dequantizer, dequantize_with
+from .networks import PatchNet
 
 _LOG_2PI = math.log(2 * math.pi)
 REALS = (-math.inf, math.inf)
@@ -140,6 +141,9 @@ class Flow(Bijection):
         fitting, not for densities.
         """
         twin = copy.deepcopy(self).eval().requires_grad_(False)
+        for part in twin.modules():
+            if isinstance(part, PatchNet):
+                part.fold()
         twin.bijection = fuse(fold(twin.bijection))
         set_bf16(twin, bf16)
         return twin

@@ -8,10 +8,10 @@ import torch
 
 from .bijection import Bijection, Chain, Inverse
 from .layers.actnorm import ActNorm
-from .layers.mixing import ChannelAffine, LUConv1x1, Orthogonal
+from .layers.mixing import ChannelAffine, LUConv1x1, Orthogonal, Permutation
 from .layers.reshaping import Split
 
-_LINEAR = (ActNorm, Orthogonal, LUConv1x1)
+_LINEAR = (ActNorm, Orthogonal, LUConv1x1, Permutation)
 
 
 def _as_matrix(layer: Bijection) -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,6 +23,8 @@ def _as_matrix(layer: Bijection) -> tuple[torch.Tensor, torch.Tensor]:
         weight = layer.weight().double()
     elif isinstance(layer, Orthogonal):
         weight = layer.rotation().double()
+    elif isinstance(layer, Permutation):
+        weight = torch.eye(len(layer.order), dtype=torch.float64, device=layer.order.device)[layer.order]
     else:
         raise TypeError(f"{type(layer).__name__} is not linear across channels")
     return weight, torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
@@ -30,11 +32,13 @@ def _as_matrix(layer: Bijection) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def _merge(run: list[Bijection]) -> Bijection:
+    if all(isinstance(layer, Permutation) for layer in run):
+        return Chain(run)
     matrix, bias = _as_matrix(run[0])
     for layer in run[1:]:
         w, b = _as_matrix(layer)
         matrix, bias = w @ matrix, w @ bias + b
-    dtype = next(t for t in run[0].state_dict().values() if t.is_floating_point()).dtype
+    dtype = next(t.dtype for layer in run for t in layer.state_dict().values() if t.is_floating_point())
     return ChannelAffine(matrix.to(dtype), bias.to(dtype))
 
 

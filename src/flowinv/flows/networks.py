@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layers.actnorm import ActNorm
+
 
 def fit_context(context: Tensor, like: Tensor) -> Tensor:
     """Bring a context to the spatial size of ``like``: images by pixel-unshuffling, vectors by repetition."""
@@ -57,6 +59,59 @@ class ConvNet(nn.Module):
         h = with_context(x, context, self.context)
         h = F.relu(self.enter(h.contiguous(memory_format=torch.channels_last)), inplace=True)
         return self.leave(F.relu(self.middle(h), inplace=True))
+
+
+class PatchNet(nn.Module):
+    """conv - ActNorm - ReLU - conv, the last one zero and times exp(3 g): (B, in, S, S) -> (B, out, S, S), S = ``side``.
+
+    Kernels are 3x3, padded where S is 8 or more. Maps of side 4 and 2 are read unpadded, by kernels of 3 and 2, which leaves
+    side S / 2, with four times the channels, rearranged to side S: so each weight sees pixels, never padding. At side 1 the
+    kernels are 1x1. ``g`` is learned per output channel.
+
+    Source: Generative Flows as a General Purpose Solution for Inverse Problems, section 3 and public code.
+    """
+
+    def __init__(self, inputs: int, outputs: int, hidden: int, side: int):
+        super().__init__()
+        if side not in (1, 2, 4) and side < 8:
+            raise ValueError(f"maps have side 1, 2, 4, 8 or more, got {side}")
+        kernel = {1: 1, 2: 2}.get(side, 3)
+        self.factor = 2 if side in (2, 4) else 1
+        padding = 1 if side >= 8 else 0
+        self.enter = nn.Conv2d(inputs, hidden * self.factor**2, kernel, padding=padding, bias=False)
+        self.norm: nn.Module = ActNorm(hidden)
+        self.leave = zero_init(nn.Conv2d(hidden, outputs * self.factor**2, kernel, padding=padding))
+        self.gains = nn.Parameter(torch.zeros(outputs))
+        with torch.no_grad():
+            self.enter.weight.normal_(0, 0.05)
+        self.to(memory_format=torch.channels_last)
+
+    def _spread(self, h: Tensor) -> Tensor:
+        return F.pixel_shuffle(h, self.factor) if self.factor > 1 else h
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        h = self._spread(self.enter(x.contiguous(memory_format=torch.channels_last)))
+        if isinstance(self.norm, ActNorm):
+            h = self.norm.encode(h)[0]
+        h = self._spread(self.leave(F.relu(h, inplace=True).contiguous(memory_format=torch.channels_last)))
+        return h * (3 * self.gains).exp()[:, None, None] if len(self.gains) else h
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Put the ActNorm into the first convolution and the gains into the second, for good."""
+        if not isinstance(self.norm, ActNorm):
+            return
+        wide = self.factor**2
+        scale = self.norm.log_scale.double().exp().repeat_interleave(wide)
+        shift = self.norm.shift.double().repeat_interleave(wide)
+        gain = (3 * self.gains.double()).exp().repeat_interleave(wide)
+        for layer, factor, bias in ((self.enter, scale, shift * scale), (self.leave, gain, None)):
+            like = layer.weight
+            layer.weight = nn.Parameter((like.double() * factor[:, None, None, None]).to(like), like.requires_grad)
+            new = bias if bias is not None else self.leave.bias.double() * gain  # type: ignore[union-attr]
+            layer.bias = nn.Parameter(new.to(like), like.requires_grad)
+        self.norm, self.gains = nn.Identity(), nn.Parameter(self.gains[:0], False)
+        self.to(memory_format=torch.channels_last)
 
 
 class ResNet(nn.Module):

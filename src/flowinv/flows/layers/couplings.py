@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..bijection import Bijection, constant_log_det, event_sum
@@ -52,6 +53,32 @@ class AffineCoupling(Coupling):
         x1, x2 = x[:, : self.first], x[:, self.first :]
         raw_scale, shift = self.parameters_from(x1, context).chunk(2, 1)
         return x1, x2, clamped(raw_scale, self.clamp), shift
+
+    def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x1, x2, s, t = self._split(x, context)
+        return torch.cat([x1, (x2 + t) * s.exp()], 1), event_sum(s)
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z1, z2, s, t = self._split(z, context)
+        return torch.cat([z1, z2 * (-s).exp() - t], 1), -event_sum(s)
+
+
+class SigmoidCoupling(Coupling):
+    r"""(x1, x2) -> (x1, sigmoid(s(x1) + 2) (x2 + t(x1))): scales lie in (0, 1), and start at sigmoid(2) = .88.
+
+    x1 is the first ``size // 2`` channels (rounded up where odd). :math:`\log|\det| = \sum \log\mathrm{sigmoid}(s + 2)`.
+
+    Source: Kingma and Dhariwal, Glow, public code; Generative Flows as a General Purpose Solution for Inverse Problems.
+    """
+
+    def __init__(self, size: int, net: nn.Module):
+        super().__init__(net)
+        self.first = size - size // 2
+
+    def _split(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x1, x2 = x[:, : self.first], x[:, self.first :]
+        raw_scale, shift = self.parameters_from(x1, context).chunk(2, 1)
+        return x1, x2, F.logsigmoid(raw_scale + 2), shift
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x1, x2, s, t = self._split(x, context)
