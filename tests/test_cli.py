@@ -520,6 +520,9 @@ TINY = {
     "pl-mcmc": {"steps": 8, "warmup": 4, "thin": 2},
     "csgm": {"steps": 4},
     "ivom": {"steps": 4},
+    "solverip": {"steps": 4},
+    "glowip": {"steps": 4},
+    "map": {"steps": 4},
 }
 
 

@@ -27,6 +27,7 @@ from flowinv import (
 from flowinv.flows import Chain, Elementwise, GlowConfig, build
 from flowinv.flows.layers.transforms import Logit
 from flowinv.point_estimate import PointEstimate
+from flowinv.solvers import SOLVERS, preset_for
 from flowinv.solvers import optimization as module
 from flowinv.solvers.minimizers import LBFGS, Adam
 from flowinv.solvers.optimization import OPTIMIZATION_PRESETS, OptimizationSettings, PointSolver
@@ -563,6 +564,12 @@ def test_settings_out_of_range_are_refused_by_name(changes, message) -> None:
         replace(SHORT, **changes)
 
 
+def test_a_solver_has_a_preset_for_each_task() -> None:
+    assert preset_for("solverip", "inpaint-box") == "solverip-inpaint" and preset_for("solverip") == "solverip-deblur"
+    assert [preset_for("glowip", t) for t in ("denoise", "superres", None)] == ["glowip-denoise", "glowip", "glowip"]
+    assert all(preset_for(name, "no-such-task") == SOLVERS[name].presets[0] for name in SOLVERS)
+
+
 def test_an_unknown_preset_lists_the_known() -> None:
     with pytest.raises(ValueError, match="csgm-fast"):
         PointSolver("quick")
@@ -578,8 +585,8 @@ def test_presets_state_what_the_papers_do() -> None:
     assert all(p[name].restarts * p[name].steps <= 1000 for name in ("csgm-fast", "ivom-fast"))
     for name, alpha in (("denoise", 0.05 / 2), ("deblur", 0.02 / 2), ("inpaint", 0.002 / 2), ("colorize", 0.02 / 6)):
         s = p[f"solverip-{name}"]
-        assert (s.misfit, s.penalty, s.init_scale, s.learning_rate, s.steps) == ("l1", "likelihood", 0.1, 5e-3, 1500)
+        assert (s.misfit, s.penalty, s.init_scale, s.learning_rate, s.steps) == ("l1", "likelihood-u", 0.1, 5e-3, 1500)
         assert s.weight == pytest.approx(alpha) and s.betas == (0.9, 0.999) and s.keep == "last"
     assert p["glowip-lbfgs"].steps == 20 * 20 and p["glowip-lbfgs-cs"].steps == 30 * 20
-    assert (p["map"].weight, p["map"].learning_rate, p["map"].penalty) == (0.5, 0.0015, "likelihood")
+    assert (p["map"].weight, p["map"].learning_rate, p["map"].penalty) == (0.5, 0.0015, "likelihood-u")
     assert str(p["csgm"]) == "||A(x) - y||^2 + 0.1 ||z||^2" and str(p["asim"]) == "||A(x) - y||^2"

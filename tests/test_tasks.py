@@ -164,6 +164,15 @@ def test_deblurring_kernels():
     assert task("deblur", (1, 20, 20), padding="valid", kernel="box").operator(x[:, :1]).shape == (2, 1, 18, 18)
 
 
+def test_grey_beyond_the_border():
+    x = images(shape=(1, 9, 9), dtype=torch.float64)
+    operator = task("deblur", (1, 9, 9), kernel="box", padding="grey").operator
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1), value=0.5)
+    torch.testing.assert_close(operator(x), torch.nn.functional.avg_pool2d(padded, 3, stride=1))
+    dark = task("deblur", (1, 9, 9), kernel="box", padding="constant").operator(x)
+    assert (dark[..., 0, :] < operator(x)[..., 0, :]).all() and torch.equal(dark[..., 4, 4], operator(x)[..., 4, 4])
+
+
 def test_motion_kernel():
     torch.testing.assert_close(motion_kernel(5, 0), torch.full((1, 5), 0.2, dtype=torch.float64))
     torch.testing.assert_close(motion_kernel(5, 90), torch.full((5, 1), 0.2, dtype=torch.float64))

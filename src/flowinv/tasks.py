@@ -101,8 +101,8 @@ def deblur(
 
     ``kernel``: gaussian, of standard deviation ``width`` (1; one number for both axes, or rows x columns); box, the
     mean over ``size`` (3; or height x width) pixels; motion, a straight line of ``size`` (7) pixels at ``angle`` (0)
-    degrees, anticlockwise from the row. ``padding``: reflect, circular, replicate, constant (zeros) or valid (a
-    smaller measurement).
+    degrees, anticlockwise from the row. ``padding``: reflect, circular, replicate, constant (zeros), grey (.5)
+    or valid (a smaller measurement).
     """
     _image(shape, "deblur")
     uses = {"gaussian": ("width",), "box": ("size",), "motion": ("size", "angle")}
@@ -227,7 +227,7 @@ TASKS: dict[str, TaskInfo] = {
             "width": "standard deviation of the gaussian in pixels, or HxW; 1 by default",
             "size": "side of the box (3), or length of the motion (7), in pixels",
             "angle": "direction of the motion in degrees, anticlockwise from the row; 0 by default",
-            "padding": "reflect (default), circular, replicate, constant or valid",
+            "padding": "reflect (default), circular, replicate, constant, grey or valid",
         },
     ),
     "superres": TaskInfo(

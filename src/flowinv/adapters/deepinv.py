@@ -12,7 +12,7 @@ from torch import Tensor
 from ..likelihoods import Gaussian, Laplace, Likelihood, Poisson
 from ..operators import FunctionOperator, Operator, binary
 
-PADDINGS = ("reflect", "circular", "replicate", "constant", "valid")
+PADDINGS = ("reflect", "circular", "replicate", "constant", "valid", "grey")
 FILTERS = ("gaussian", "bilinear", "bicubic", "sinc", "none")
 
 
@@ -45,6 +45,13 @@ class PhysicsOperator(FunctionOperator):
         if key not in self._cast:
             self._cast[key] = _converted(_clone(self._physics), *key)
         return self._cast[key].A(x)
+
+
+class GreyPadded(PhysicsOperator):
+    """A convolution that sees mid-grey (.5) beyond the border: that of x - .5 with zeros there, and .5 again."""
+
+    def _call(self, x: Tensor) -> Tensor:
+        return super()._call(x - 0.5) + 0.5
 
 
 def from_deepinv(
@@ -81,15 +88,16 @@ def from_deepinv(
 
 
 def blur(kernel: Tensor, shape: Sequence[int], padding: str = "reflect") -> Operator:
-    """Convolution of every channel with one kernel (h, w), through deepinv's Blur; ``padding`` is one of PADDINGS."""
+    """Convolution of every channel with one kernel (h, w) of sum 1, through deepinv's Blur; ``padding`` is one of PADDINGS."""
     shape = tuple(int(s) for s in shape)
     if padding not in PADDINGS:
         raise ValueError(f"unknown padding {padding!r}; known: {', '.join(PADDINGS)}")
     reach = [k if padding == "valid" else k // 2 + 1 for k in kernel.shape]
     if len(shape) != 3 or reach[0] > shape[1] or reach[1] > shape[2]:
         raise ValueError(f"a kernel of {tuple(kernel.shape)} pixels needs larger images (C, H, W) than {shape}")
-    physics = _import().physics.Blur(filter=kernel[None, None], padding=padding)
-    operator = PhysicsOperator(physics, per_observation=False, shape=shape)
+    grey = padding == "grey"
+    physics = _import().physics.Blur(filter=kernel[None, None], padding="constant" if grey else padding)
+    operator = (GreyPadded if grey else PhysicsOperator)(physics, per_observation=False, shape=shape)
     operator.in_image_units = True
     return operator
 

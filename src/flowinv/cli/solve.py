@@ -39,7 +39,9 @@ def solve(
         bool, typer.Option(help="Degrade --image without adding noise; sigma then only smooths.")
     ] = False,
     solver: Annotated[str, typer.Option(help="What solves it; `flowinv solvers` lists them.")] = "svi",
-    preset: Annotated[str | None, typer.Option(help="One of the solver's presets (default: its first).")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="One of the solver's presets (default: the task's, or its first).")
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="At most so many steps; of chains so many, with warm-up in proportion.")
     ] = None,
@@ -76,7 +78,7 @@ def solve(
     from ..images import read_image, read_measurement
     from ..priors import load_prior
     from ..problem import InverseProblem
-    from ..solvers import Amortizer, find_amortizer, settings_for, solver_info
+    from ..solvers import Amortizer, find_amortizer, preset_for, settings_for, solver_info
     from ..tasks import Task, parse_options
     from ..tasks import task as named_task
 
@@ -85,7 +87,8 @@ def solve(
     if (task is None) == (operator is None):
         raise ValueError("give the forward operator either by --task or by --operator module:function")
     changes = {"steps": steps, "chains": chains, "bf16": bf16 or None}
-    settings = settings_for(solver, preset, seed=seed, **{k: v for k, v in changes.items() if v is not None})
+    chosen_preset = preset or preset_for(solver, task)
+    settings = settings_for(solver, chosen_preset, seed=seed, **{k: v for k, v in changes.items() if v is not None})
     info = solver_info(solver)
     if beta is not None and not info.uses_likelihood:
         raise ValueError(f"{solver} has a misfit of its own: it cannot use the distance {likelihood}")
@@ -124,6 +127,6 @@ def solve(
             raise ValueError("--preset, --steps and --bf16 are for training, and an amortizer that fits needs none")
     about: dict[str, Any] = {"prior": prior, "task": task or operator, "options": option or []}
     about |= {"likelihood": likelihood, "sigma": sigma, "beta": beta, "noiseless": noiseless, "seed": seed}
-    about["preset"] = preset or info.presets[0]
+    about["preset"] = chosen_preset
     title = f"{task or operator}, {prior} prior"
     solve_into(out, solver, problem, settings, draws, truth, about, overwrite, title, trained)

@@ -2,7 +2,7 @@
 
 from ..families import PreGeneratorConfig, build_pregenerator
 from .amortized import AMORTIZED_PRESETS, AmortizedSettings, AmortizedTrainer, Amortizer, find_amortizer
-from .catalogue import SOLVERS, settings_for, solve, solver_info
+from .catalogue import SOLVERS, preset_for, settings_for, solve, solver_info
 from .optimization import OPTIMIZATION_PRESETS, OptimizationSettings, PointSolver
 from .progress import Diverged, SolverProgress
 from .sampling import SAMPLING_PRESETS, Sampler, SamplingSettings
@@ -28,6 +28,7 @@ __all__ = [
     "VariationalSolver",
     "build_pregenerator",
     "find_amortizer",
+    "preset_for",
     "settings_for",
     "solve",
     "solver_info",

@@ -121,6 +121,29 @@ SOLVERS: dict[str, SolverInfo] = {
         "as a baseline: the least misfit over the latent, no penalty (Asim et al.; IvOM)",
         uses_likelihood=False,
     ),
+    "solverip": SolverInfo(
+        "optimization",
+        ("solverip-deblur", "solverip-denoise", "solverip-inpaint", "solverip-colorize"),
+        _POINT,
+        "1,500 prior passes with gradient",
+        "for one sharp image: absolute misfit, the image's own log-likelihood as penalty",
+        uses_likelihood=False,
+    ),
+    "glowip": SolverInfo(
+        "optimization",
+        ("glowip", "glowip-denoise", "glowip-lbfgs", "glowip-lbfgs-cs"),
+        _POINT,
+        "1,500 prior passes with gradient, or 400 of L-BFGS",
+        "as a baseline: the least misfit from z = 0 (Asim et al., GlowIP)",
+        uses_likelihood=False,
+    ),
+    "map": SolverInfo(
+        "optimization",
+        ("map",),
+        _POINT,
+        "1,500 prior passes with gradient",
+        "as a baseline: the noise model and half the image's log-likelihood (Helminger et al.)",
+    ),
 }
 
 
@@ -129,6 +152,12 @@ def solver_info(name: str) -> SolverInfo:
     if name not in SOLVERS:
         raise ValueError(f"unknown solver {name!r}: expected one of {', '.join(SOLVERS)}")
     return SOLVERS[name]
+
+
+def preset_for(name: str, task: str | None = None) -> str:
+    """The preset a solver is run with unless another is named: the one for a task where it has one, else its first."""
+    presets = solver_info(name).presets
+    return next((p for p in presets if task is not None and task.startswith(p.rpartition("-")[2])), presets[0])
 
 
 def settings_for(name: str, preset: str | None = None, **changes: Any) -> Any:

@@ -101,7 +101,7 @@ def _solverip(**settings: Any) -> OptimizationSettings:
 
 
 def _regularised(alpha: float) -> OptimizationSettings:
-    return _solverip(misfit="l1", penalty="likelihood", weight=alpha, init_scale=0.1)
+    return _solverip(misfit="l1", penalty="likelihood-u", weight=alpha, init_scale=0.1)
 
 
 # Units are [0, 1] pixels, one grey channel. "choice" marks what the papers leave open.
@@ -123,7 +123,7 @@ OPTIMIZATION_PRESETS: dict[str, OptimizationSettings] = {
     ),
     "ivom-fast": OptimizationSettings(init_scale=0.0, learning_rate=2e-3, steps=1000),
     # Generative Flows as a General Purpose Solution for Inverse Problems, eq. 7, and its baselines. Their alpha is for
-    # pixels in [-1, 1]: halved here, and by 6 where their grey comes three times.
+    # pixels in [-1, 1]: halved here, and by 6 where their grey comes three times. Their flow has no transform, so that x is u.
     "solverip-denoise": _regularised(0.025),
     "solverip-deblur": _regularised(0.01),
     "solverip-inpaint": _regularised(0.001),
@@ -139,7 +139,7 @@ OPTIMIZATION_PRESETS: dict[str, OptimizationSettings] = {
     ),
     # Helminger et al. as run there, eq. 2; a weight of 1 makes it the mode of p(x | y). Choice: 1500 steps.
     "map": OptimizationSettings(
-        misfit="likelihood", penalty="likelihood", weight=0.5, init_scale=0.1, learning_rate=1.5e-3, steps=1500
+        misfit="likelihood", penalty="likelihood-u", weight=0.5, init_scale=0.1, learning_rate=1.5e-3, steps=1500
     ),
 }
 

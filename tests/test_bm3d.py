@@ -1,0 +1,42 @@
+"""The BM3D baseline: that noise goes, and what it refuses."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from flowinv.adapters.bm3d import denoise
+
+
+def smooth(channels: int) -> torch.Tensor:
+    line = torch.linspace(0.2, 0.8, 32)
+    return (0.5 * line[:, None] + 0.5 * line).expand(2, channels, 32, 32).clone()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_noise_goes(channels: int) -> None:
+    pytest.importorskip("bm3d")
+    x = smooth(channels)
+    y = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    found = denoise(y, 0.1)
+    assert found.shape == x.shape and found.dtype == x.dtype
+    errors = (found - x).square().flatten(1).mean(1)
+    assert (errors < 0.1 * (y - x).square().flatten(1).mean(1)).all()
+    torch.testing.assert_close(denoise(y[1:], 0.1), found[1:])
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"takes images .* got \(2, 2, 32, 32\)"):
+        denoise(torch.zeros(2, 2, 32, 32), 0.1)
+    with pytest.raises(ValueError, match=r"at least 8 x 8 pixels, got \(1, 1, 4, 4\)"):
+        denoise(torch.zeros(1, 1, 4, 4), 0.1)
+    with pytest.raises(ValueError, match="sigma must be positive, got 0"):
+        denoise(torch.zeros(1, 1, 8, 8), 0)
+
+
+def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bm3d", None)
+    with pytest.raises(ImportError, match=r"pip install flowinv\[bm3d\]"):
+        denoise(torch.zeros(1, 1, 8, 8), 0.1)
