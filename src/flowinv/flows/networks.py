@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers.actnorm import ActNorm
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def fit_context(context: Tensor, like: Tensor) -> Tensor:
@@ -37,7 +40,7 @@ def with_context(x: Tensor, context: Tensor | None, expected: int) -> Tensor:
     return torch.cat([x, fitted.to(x.dtype)], 1)
 
 
-def zero_init(layer: nn.Module) -> nn.Module:
+def zero_init(layer: M) -> M:
     """Start a last layer at zero, so that its coupling starts at the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
@@ -59,6 +62,15 @@ class ConvNet(nn.Module):
         h = with_context(x, context, self.context)
         h = F.relu(self.enter(h.contiguous(memory_format=torch.channels_last)), inplace=True)
         return self.leave(F.relu(self.middle(h), inplace=True))
+
+
+def _rescale(layer: nn.Conv2d, factor: Tensor, shift: Tensor | None = None) -> None:
+    """Multiply a convolution's outputs, channel by channel, and shift them."""
+    weight = layer.weight
+    bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias
+    moved = bias * factor if shift is None else bias * factor + shift
+    layer.weight = nn.Parameter((weight * factor[:, None, None, None]).to(weight), weight.requires_grad)
+    layer.bias = nn.Parameter(moved.to(weight), weight.requires_grad)
 
 
 class PatchNet(nn.Module):
@@ -102,14 +114,9 @@ class PatchNet(nn.Module):
         if not isinstance(self.norm, ActNorm):
             return
         wide = self.factor**2
-        scale = self.norm.log_scale.double().exp().repeat_interleave(wide)
-        shift = self.norm.shift.double().repeat_interleave(wide)
-        gain = (3 * self.gains.double()).exp().repeat_interleave(wide)
-        for layer, factor, bias in ((self.enter, scale, shift * scale), (self.leave, gain, None)):
-            like = layer.weight
-            layer.weight = nn.Parameter((like.double() * factor[:, None, None, None]).to(like), like.requires_grad)
-            new = bias if bias is not None else self.leave.bias.double() * gain  # type: ignore[union-attr]
-            layer.bias = nn.Parameter(new.to(like), like.requires_grad)
+        scale = self.norm.log_scale.double().exp()
+        _rescale(self.enter, scale.repeat_interleave(wide), (scale * self.norm.shift).repeat_interleave(wide))
+        _rescale(self.leave, (3 * self.gains.double()).exp().repeat_interleave(wide))
         self.norm, self.gains = nn.Identity(), nn.Parameter(self.gains[:0], False)
         self.to(memory_format=torch.channels_last)
 
