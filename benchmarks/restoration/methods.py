@@ -1,0 +1,93 @@
+"""Who restores: point solvers with the weights that are tried, BM3D, and the posterior mean.
+
+Every point solver has the paper's rate and its own start. The weight (alpha of the likelihood, gamma of ||z||^2) is chosen for
+each task among four by the PSNR of 32 validation faces; for the posterior mean it is sigma. The last four are the paper's claims:
+the same start, misfit L1 or L2, with and without each penalty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from benchmarks.restoration.cases import Case
+from flowinv.solvers import OPTIMIZATION_PRESETS, OptimizationSettings
+
+MEAN_OF = 32
+
+
+@dataclass(frozen=True)
+class Method:
+    """Name in tables, the weights that are tried on a task (none: there is no weight), and settings with a weight.
+
+    ``settings`` is None for what is no latent optimisation; ``tasks`` None means all.
+    """
+
+    label: str
+    weights: Callable[[Case], tuple[float, ...]]
+    settings: Callable[[float], OptimizationSettings] | None = None
+    tasks: tuple[str, ...] | None = None
+    published: bool = True
+
+
+def _point(penalty: str, misfit: str = "l1", init_scale: float = 0.1) -> Callable[[float], OptimizationSettings]:
+    base = OPTIMIZATION_PRESETS["solverip-denoise"]
+
+    def settings(weight: float) -> OptimizationSettings:
+        kind = penalty if weight else "none"
+        return replace(base, misfit=misfit, penalty=kind, weight=weight, init_scale=init_scale, bf16=True)
+
+    return settings
+
+
+def _map(weight: float) -> OptimizationSettings:
+    return replace(OPTIMIZATION_PRESETS["map"], weight=weight, bf16=True)
+
+
+_ALPHA = {
+    "denoise": (0.0125, 0.025, 0.05, 0.1),
+    "deblur": (0.001, 0.003, 0.01, 0.03),
+    "inpaint": (0.0003, 0.001, 0.003, 0.01),
+    "colorize": (0.001, 0.0033, 0.01, 0.03),
+}
+_GAMMA = {"denoise": (0.01, 0.025, 0.1, 0.3)}
+
+
+def _alpha(case: Case) -> tuple[float, ...]:
+    return _ALPHA[case.name]
+
+
+def _gamma(case: Case) -> tuple[float, ...]:
+    return _GAMMA.get(case.name, (0.0003, 0.0025, 0.01, 0.03))
+
+
+def _none(case: Case) -> tuple[float, ...]:
+    return (0.0,)
+
+
+METHODS: dict[str, Method] = {
+    "csgm": Method("CSGM", _gamma, _point("latent-norm", "l2", 1.0)),
+    "glowip": Method("GlowIP", lambda c: (0.0, *_gamma(c)[:3]), _point("latent-norm", "l2", 0.0)),
+    "map": Method("MAP (Helminger)", lambda c: (0.25, 0.5, 1.0, 2.0), _map, ("denoise",)),
+    "bm3d": Method("BM3D", _none, None, ("denoise",)),
+    "solverip": Method("likelihood-regularised, L1", _alpha, _point("likelihood-u")),
+    "mean": Method(
+        f"posterior mean of {MEAN_OF}", lambda c: (0.1,) if c.noise else (0.01, 0.02, 0.05), None, published=False
+    ),
+    "l1-none": Method("L1, no penalty", _none, _point("none"), published=False),
+    "l1-norm": Method("L1, ||z||²", _gamma, _point("latent-norm"), published=False),
+    "l2-none": Method("L2, no penalty", _none, _point("none", "l2"), published=False),
+    "l2-norm": Method("L2, ||z||²", _gamma, _point("latent-norm", "l2"), published=False),
+    "l2-full": Method("likelihood-regularised, L2", _alpha, _point("likelihood-u", "l2"), published=False),
+}
+
+
+def method_named(name: str) -> Method:
+    """A method; an unknown name is refused with the known ones."""
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}: expected one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def applies(method: Method, case: Case) -> bool:
+    return method.tasks is None or case.name in method.tasks

@@ -1,0 +1,139 @@
+"""Rows for table 1: every method on every task, batch by batch.
+
+    python -m benchmarks.restoration.run --data DATA --split validation --workers 2
+    python -m benchmarks.restoration.run --data DATA --workers 2 --images 192
+
+With ``--split validation`` each method's weights are all tried on 32 validation faces; on the test faces it is run with the one
+that had the highest mean PSNR there. Rows go to benchmarks/results/restoration/CASE/METHOD.json (validation: CASE/tuning), and
+the same command goes on where it stopped. The posterior mean is run on 32 faces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import flowinv
+from benchmarks.command import command_of, in_one_line
+from benchmarks.composing.crew import in_processes
+from benchmarks.composing.data import TEST, VALIDATION, Images, load
+from benchmarks.composing.run import common, together
+from benchmarks.machine import machine
+from benchmarks.restoration.cases import BATCH, CASES, FACES, Case, case_named
+from benchmarks.restoration.methods import METHODS, applies, method_named
+from benchmarks.restoration.store import Store, mean_psnr
+from benchmarks.restoration.work import Job, solve_job
+
+RESULTS = Path("benchmarks/results/restoration")
+FEW = {"mean": 32}  # images of what takes long
+
+
+def settings_of(case: Case, method: str, prior: str, steps: int | None) -> dict[str, Any]:
+    """What rows must share to stand in one file."""
+    make = METHODS[method].settings
+    solver = None if make is None else {k: v for k, v in vars(make(0.01)).items() if k not in ("weight", "first")}
+    return {
+        "task": case.task,
+        "options": dict(case.options),
+        "noise": case.noise,
+        "prior": prior,
+        "solver": solver,
+        "steps": steps,
+    }
+
+
+def path_of(out: Path, case: Case, method: str, split: str) -> Path:
+    return out / case.name / ("tuning" if split == "validation" else "") / f"{method}.json"
+
+
+def chosen(out: Path, case: Case, method: str, settings: dict[str, Any]) -> float:
+    """The weight with the highest mean PSNR on validation faces; refused where none was tried."""
+    weights = METHODS[method].weights(case)
+    if len(weights) == 1:
+        return weights[0]
+    store = Store(path_of(out, case, method, "validation"), settings)
+    scores = {w: s for w in weights if (s := mean_psnr(store.rows, w)) is not None}
+    if not scores:
+        raise ValueError(f"{case.name} {method} was not tuned yet: run with --split validation first")
+    return max(scores, key=lambda w: scores[w])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), help=f"of {', '.join(CASES)}")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help=f"of {', '.join(METHODS)}")
+    parser.add_argument("--split", default="test", choices=("test", "validation"))
+    parser.add_argument("--images", type=int, help="192 test or 32 validation faces by default")
+    parser.add_argument("--steps", type=int, help="of every point solver; the paper's 1500 by default")
+    common(parser)
+    parser.set_defaults(out=RESULTS)
+    options = parser.parse_args(arguments)
+    command = command_of("benchmarks.restoration.run", arguments)
+    with in_one_line(parser):
+        for name in options.methods:
+            method_named(name)
+        _run([case_named(name) for name in options.cases], options, command)
+
+
+def _run(cases: list[Case], options: argparse.Namespace, command: str) -> None:
+    name = options.prior or FACES.prior
+    images = load(FACES, options.data, name)
+    prior = flowinv.load_prior(name).fingerprint()
+    stores: dict[tuple[str, str], Store] = {}
+    jobs: list[tuple[str, Job]] = []
+    for case in cases:
+        for method in options.methods:
+            if not applies(METHODS[method], case):
+                continue
+            settings = settings_of(case, method, prior, options.steps)
+            tuning = options.split == "validation"
+            weights = METHODS[method].weights(case) if tuning else (chosen(options.out, case, method, settings),)
+            store = Store(path_of(options.out, case, method, options.split), settings)
+            stores[case.name, method] = store
+            count = min(options.images or (BATCH if tuning else 192), FEW.get(method, 10**9))
+            at_once = 1 if method == "mean" else BATCH
+            for weight in weights:
+                for group in together(store.missing(weight, count), at_once):
+                    jobs.append((case.name, _job(case, method, weight, group, images, name, tuning, options.steps)))
+    about = {"command": command, "machine": machine(), "split": options.split}
+    started = time.perf_counter()
+    for done, (case_name, method, found) in enumerate(
+        in_processes(_solved, jobs, options.workers, options.threads, options.nice), 1
+    ):
+        store = stores[case_name, method]
+        for row, pictures in found:
+            store.add(row, pictures)
+        store.write(about)
+        rows = [row for row, _ in found if "failed" not in row]
+        score = sum(row["psnr"] for row in rows) / max(1, len(rows))
+        left = (time.perf_counter() - started) / done * (len(jobs) - done) / 60
+        print(
+            f"{case_name} {method} {found[0][0]['weight']:g}: {len(rows)} images, {score:.2f} dB  ({left:.0f} min left)",
+            flush=True,
+        )
+
+
+def _job(
+    case: Case,
+    method: str,
+    weight: float,
+    group: list[int],
+    images: Images,
+    prior: str,
+    tuning: bool,
+    steps: int | None,
+) -> Job:
+    truth = torch.cat([images.truth(i, VALIDATION if tuning else TEST) for i in group])
+    return Job(case, method, weight, group[0], truth, prior, steps)
+
+
+def _solved(pair: tuple[str, Job]) -> tuple[str, str, list[Any]]:
+    return pair[0], pair[1].method, solve_job(pair[1])
+
+
+if __name__ == "__main__":
+    main()
