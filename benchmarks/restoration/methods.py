@@ -75,9 +75,9 @@ METHODS: dict[str, Method] = {
         f"posterior mean of {MEAN_OF}", lambda c: (0.1,) if c.noise else (0.01, 0.02, 0.05), None, published=False
     ),
     "l1-none": Method("L1, no penalty", _none, _point("none"), published=False),
-    "l1-norm": Method("L1, ||z||²", _gamma, _point("latent-norm"), published=False),
+    "l1-norm": Method("L1, squared norm of z", _gamma, _point("latent-norm"), published=False),
     "l2-none": Method("L2, no penalty", _none, _point("none", "l2"), published=False),
-    "l2-norm": Method("L2, ||z||²", _gamma, _point("latent-norm", "l2"), published=False),
+    "l2-norm": Method("L2, squared norm of z", _gamma, _point("latent-norm", "l2"), published=False),
     "l2-full": Method("likelihood-regularised, L2", _alpha, _point("likelihood-u", "l2"), published=False),
 }
 
