@@ -31,8 +31,7 @@ class GlowConfig:
 
     ``steps[i]`` steps run at scale i (each scale halves height and width), with ``hidden`` channels in their
     networks, or ``hidden[i]``. Between scales half of the channels become latent where ``split`` holds.
-    The latent has the shape of the image. With ``positions`` convolutional networks are told where a pixel lies, which pays
-    where the images are aligned.
+    The latent has the shape of the image.
     """
 
     shape: tuple[int, int, int]
@@ -42,7 +41,6 @@ class GlowConfig:
     mixing: Literal["orthogonal", "lu"] = "orthogonal"
     coupling: Literal["affine", "additive"] = "affine"
     network: Literal["conv", "resnet"] = "conv"
-    positions: bool = False
     blocks: int = 2
     clamp: float = 2.0
     context: tuple[int, ...] = ()
@@ -163,7 +161,7 @@ def build_glow(config: GlowConfig) -> Bijection:
 
         def net(inputs: int, outputs: int) -> nn.Module:
             if config.network == "conv":
-                return ConvNet(inputs, outputs, hidden, extra, config.positions)
+                return ConvNet(inputs, outputs, hidden, extra)
             if config.network == "resnet":
                 return ResNet(inputs, outputs, hidden, config.blocks, extra)
             raise ValueError(f"network is 'conv' or 'resnet', got {config.network!r}")

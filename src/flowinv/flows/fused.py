@@ -307,7 +307,7 @@ class FusedSteps(Bijection):
             type(layer) is AffineCoupling
             and type(layer.net) is ConvNet
             and not layer.net.context
-            and not layer.net.positions
+           
         )
 
     def plan(self, z: Tensor) -> _Plan:

@@ -47,31 +47,19 @@ def zero_init(layer: M) -> M:
     return layer
 
 
-def coordinates(height: int, width: int) -> Tensor:
-    """Where each pixel lies, (2, H, W): its row and column, from -1 to 1."""
-    rows, columns = (torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1) for n in (height, width))
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
-
-
 class ConvNet(nn.Module):
-    """conv 3x3 - ReLU - conv 1x1 - ReLU - conv 3x3, the last one zero: (B, in, H, W) -> (B, out, H, W).
+    """conv 3x3 - ReLU - conv 1x1 - ReLU - conv 3x3, the last one zero: (B, in, H, W) -> (B, out, H, W)."""
 
-    With ``positions`` the first convolution is told where it is, by two more channels with each pixel's row and column.
-    """
-
-    def __init__(self, inputs: int, outputs: int, hidden: int, context: int = 0, positions: bool = False):
+    def __init__(self, inputs: int, outputs: int, hidden: int, context: int = 0):
         super().__init__()
-        self.context, self.positions = context, positions
-        self.enter = nn.Conv2d(inputs + context + 2 * positions, hidden, 3, padding=1)
+        self.context = context
+        self.enter = nn.Conv2d(inputs + context, hidden, 3, padding=1)
         self.middle = nn.Conv2d(hidden, hidden, 1)
         self.leave = zero_init(nn.Conv2d(hidden, outputs, 3, padding=1))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         h = with_context(x, context, self.context)
-        if self.positions:
-            where = coordinates(*h.shape[2:]).to(h)
-            h = torch.cat([h, where.expand(len(h), -1, -1, -1)], 1)
         h = F.relu(self.enter(h.contiguous(memory_format=torch.channels_last)), inplace=True)
         return self.leave(F.relu(self.middle(h), inplace=True))
 
