@@ -435,11 +435,11 @@ def test_the_ideal_draw_has_twice_the_least_error() -> None:
 
 def test_steps_of_a_start_are_counted_against_the_longest() -> None:
     rows = [
-        {"reference": 10.0, "copy": {"elbo": {"0": 1.0, "50": 9.5}, "steps": 50}},
-        {"reference": 10.0, "copy": {"elbo": {"0": 9.2}, "steps": 0}},
-        {"reference": 10.0, "copy": {"elbo": {"0": 3.0, "50": 5.0}, "steps": None}},
+        {"reference": 10.0, "amortized": {"elbo": {"0": 1.0, "50": 9.5}, "steps": 50}},
+        {"reference": 10.0, "amortized": {"elbo": {"0": 9.2}, "steps": 0}},
+        {"reference": 10.0, "amortized": {"elbo": {"0": 3.0, "50": 5.0}, "steps": None}},
     ]
-    found = semi.summarise(rows, 1000)["copy"]
+    found = semi.summarise(rows, 1000)["amortized"]
     assert (found["median"], found["reached"], found["of"]) == (50, 2, 3)
     assert found["gap_at_0"]["value"] == pytest.approx((9 + 0.8 + 7) / 3) and found["gap_at_50"]["count"] == 2
 

@@ -84,7 +84,7 @@ def solve(
 def _fit(problem: InverseProblem, settings: Any, draws: int, seed: int, amortizer: Amortizer | None = None) -> Outcome:
     settings = replace(settings, seed=seed, final_draws=_FINAL)
     clock = _Clock()
-    start = amortizer.start(problem) if amortizer is not None else None
+    start = amortizer.start(problem, settings.pregenerator) if amortizer is not None else None
     posterior = VariationalSolver(settings).solve(problem, start=start)
     steps = posterior.provenance["steps"]
     outcome = clock.stop(_of_flow(posterior, draws, seed, settings.draws * steps))

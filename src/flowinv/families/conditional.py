@@ -121,27 +121,6 @@ class Conditional(Bijection):
         return self.encoder(context)
 
 
-class Conditioned(Bijection):
-    """A conditional bijection at one observation: the ``context`` (1, ...) is kept, and read once per call."""
-
-    context: Tensor
-
-    def __init__(self, conditional: Conditional, context: Tensor):
-        super().__init__()
-        self.conditional = conditional
-        self.register_buffer("context", context)
-
-    def _features(self, n: int) -> Tensor:
-        found = self.conditional.features(self.context, 1)
-        return found.expand(n, *found.shape[1:])
-
-    def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.conditional.chain.encode(x, self._features(len(x)))
-
-    def decode(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.conditional.chain.decode(z, self._features(len(z)))
-
-
 def context_of(problem: InverseProblem) -> Tensor:
     """What a conditional pre-generator is told of each observation, (B, C, H, W), or (B, D) for vectors.
 

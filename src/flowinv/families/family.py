@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..flows.bijection import Chain
 from ..flows.flow import Flow, standard_normal_log_prob
 from ..store import BundleError, hash_tensors
 from . import spaces
-from .conditional import Conditional, ConditionalConfig, Conditioned
-from .maps import Generators, Shared
+from .conditional import Conditional, ConditionalConfig
+from .maps import After, Generators, Shared
 from .pregenerator import PreGeneratorConfig, build_pregenerator
 
 
@@ -35,11 +34,11 @@ class Family(nn.Module):
     .. math:: \log q(x|y) = \log N(\epsilon; 0, I) - \log|\det \partial i/\partial\epsilon| - \log|\det \partial x/\partial i|
 
     The parts make the papers' families: *composed* (a pre-generator per observation, latent), *amortized* (one conditional
-    pre-generator, latent), *semi-amortized* (a copy of that per observation), *ambient* (a flow per observation, u).
+    pre-generator, latent), *semi-amortized* (a pre-generator per observation before that), *ambient* (a flow per observation, u).
     ``description`` is what it is rebuilt from.
     """
 
-    def __init__(self, map: Generators | Shared, space: spaces.Space, description: dict[str, Any]):
+    def __init__(self, map: Generators | Shared | After, space: spaces.Space, description: dict[str, Any]):
         super().__init__()
         self.map, self.space, self.description = map, space, description
 
@@ -100,29 +99,17 @@ def amortized(conditional: Conditional, context: Tensor) -> Family:
     return Family(Shared(conditional, context), "latent", description)
 
 
-def semi_amortized(conditional: Conditional, context: Tensor, noise_side: PreGeneratorConfig | None = None) -> Family:
-    """A start from the amortized family, for each observation on its own.
-
-    A copy of the conditional pre-generator to be fine-tuned; with ``noise_side``, the conditional itself, frozen, after a
-    pre-generator that starts as the identity.
-    """
-    description: dict[str, Any] = {
+def semi_amortized(conditional: Conditional, context: Tensor, config: PreGeneratorConfig) -> Family:
+    """A pre-generator for each observation, from the identity, before the amortized family's map, which stays as it is."""
+    description = {
         "kind": "semi-amortized",
         "space": "latent",
         "conditional": asdict(conditional.config),
+        "pregenerator": asdict(config),
     }
-    description["noise_side"] = None if noise_side is None else asdict(noise_side)
-    bijections = []
-    for b in range(len(context)):
-        start = Conditioned(copy.deepcopy(conditional).to(context), context[b : b + 1].clone())
-        start.requires_grad_(noise_side is None)
-        if noise_side is None:
-            bijections.append(start)
-        else:
-            seeded = replace(noise_side, seed=noise_side.seed + b)
-            inner = build_pregenerator(conditional.config.shape, seeded).to(context)
-            bijections.append(Chain([start, inner]))  # type: ignore[arg-type]
-    return Family(Generators(bijections), "latent", description)
+    own = composed(conditional.config.shape, len(context), config).map.to(context)
+    shared = Shared(copy.deepcopy(conditional).to(context), context.clone()).requires_grad_(False)
+    return Family(After(own, shared), "latent", description)  # type: ignore[arg-type]
 
 
 def family_from_description(
@@ -139,8 +126,7 @@ def family_from_description(
             if kind == "amortized":
                 family = amortized(conditional, context)
             else:
-                side = description["noise_side"]
-                family = semi_amortized(conditional, context, PreGeneratorConfig(**side) if side else None)
+                family = semi_amortized(conditional, context, PreGeneratorConfig(**description["pregenerator"]))
         else:
             raise BundleError(f"unknown family {kind!r}: expected composed, amortized or semi-amortized")
     except KeyError as error:

@@ -1,4 +1,4 @@
-"""Maps from noise for B observations at once: a bijection for each, or one that is shared and told the observation."""
+"""Maps from noise for B observations at once: a bijection for each, one that is shared and told the observation, or both."""
 
 from __future__ import annotations
 
@@ -60,3 +60,24 @@ class Shared(nn.Module):
         """What the couplings are told, for each draw: the encoder runs once for each observation."""
         found = self.bijection.features(self.context, self.batch)
         return found.expand(draws, *found.shape).flatten(0, 1)
+
+
+class After(nn.Module):
+    """Noise goes through ``first``, then through ``second``."""
+
+    def __init__(self, first: Generators, second: Shared):
+        super().__init__()
+        self.first, self.second = first, second
+        self.batch = first.batch
+
+    def push(self, noise: Tensor) -> Pushed:
+        """Noise (m, B, *shape) to the inner space, with log|det d inner/d noise|, (m, B)."""
+        between, first = self.first.push(noise)
+        inner, second = self.second.push(between)
+        return inner, first + second
+
+    def pull(self, inner: Tensor) -> Pushed:
+        """The inverse of ``push``, with log|det d noise/d inner|."""
+        between, second = self.second.pull(inner)
+        noise, first = self.first.pull(between)
+        return noise, first + second

@@ -303,12 +303,7 @@ class FusedSteps(Bijection):
         """Whether a layer can be part of a fused run."""
         if isinstance(layer, ChannelAffine):
             return True
-        return (
-            type(layer) is AffineCoupling
-            and type(layer.net) is ConvNet
-            and not layer.net.context
-           
-        )
+        return type(layer) is AffineCoupling and type(layer.net) is ConvNet and not layer.net.context
 
     def plan(self, z: Tensor) -> _Plan:
         """The run prepared for images of this height and width; again when they, weights or precision change."""

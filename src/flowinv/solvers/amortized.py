@@ -123,9 +123,9 @@ class Amortizer:
         provenance = {"solver": "amortized", "steps": 0, "seconds": 0.0, "amortizer": self.provenance}
         return FlowPosterior(problem, family, {"step": [], "elbo": []}, provenance)
 
-    def start(self, problem: InverseProblem, noise_side: PreGeneratorConfig | None = None) -> Family:
-        """A family that begins as ``posterior`` and may be fitted: a copy per observation, or a map on its noise side."""
-        return semi_amortized(self.conditional, self._context(problem), noise_side)
+    def start(self, problem: InverseProblem, config: PreGeneratorConfig | None = None) -> Family:
+        """A family that begins as ``posterior`` and may be fitted: its map, frozen, after a pre-generator per observation."""
+        return semi_amortized(self.conditional, self._context(problem), config or PreGeneratorConfig())
 
     def card(self, prior: str, command: str) -> str:
         """Markdown: what it is, what it was trained for, the command, the limits."""

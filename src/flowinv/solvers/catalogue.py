@@ -242,7 +242,9 @@ def solve(
     if name == "semi-amortized":
         training = settings_for("avi", "fast", seed=settings.seed)
         found = _amortizer(problem, amortizer, training, part("amortizer"), report)
-        return VariationalSolver(settings).solve(problem, part("fit"), report, start=found.start(problem))
+        return VariationalSolver(settings).solve(
+            problem, part("fit"), report, start=found.start(problem, settings.pregenerator)
+        )
     return VariationalSolver(settings).solve(problem, part("fit"), report)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import pack, unpack
-from ..families import Family, Generators, PreGeneratorConfig
+from ..families import After, Family, Generators, PreGeneratorConfig
 from ..families.family import composed
 from ..flow_posterior import FlowPosterior
 from ..gradients import require_gradient
@@ -87,7 +87,7 @@ PRESETS: dict[str, VariationalSettings] = {
         early_stop=False,
     ),
     "ambient": VariationalSettings(space="ambient", learning_rate=3e-3),
-    "semi-amortized": VariationalSettings(learning_rate=1e-3, steps=50, early_stop=False),
+    "semi-amortized": VariationalSettings(steps=50, early_stop=False),
     "paper-mnist": _paper(32, 3, 3, draws=64, steps=1000, learning_rate=1e-3),
     "paper-cifar10": _paper(48, 4, 4, draws=32, steps=1000, learning_rate=5e-4),
     "paper-celebahq": _paper(48, 3, 3, draws=8, steps=4000, learning_rate=5e-4),
@@ -182,7 +182,7 @@ class _Run:
 
     def _parts(self) -> list[list[nn.Parameter]]:
         """The weights of each observation, so that clipping one's gradient leaves the others' alone."""
-        found = self.family.map
+        found = self.family.map.first if isinstance(self.family.map, After) else self.family.map
         parts = found.bijections if isinstance(found, Generators) else [found]
         return [[p for p in part.parameters() if p.requires_grad] for part in parts]
 
