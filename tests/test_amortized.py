@@ -9,7 +9,16 @@ import pytest
 import torch
 from exact_posterior import Exact
 
-from flowinv import CustomLikelihood, Flow, FunctionOperator, Gaussian, InverseProblem, Mask, VariationalSolver
+from flowinv import (
+    CustomLikelihood,
+    Flow,
+    FunctionOperator,
+    Gaussian,
+    InverseProblem,
+    Mask,
+    Operator,
+    VariationalSolver,
+)
 from flowinv.families import Conditional, ConditionalConfig
 from flowinv.flows import GlowConfig, build
 from flowinv.randomness import keyed_generator
@@ -291,3 +300,16 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state() -> None:
     with pytest.raises(Diverged, match="step 2: the loss is not finite") as caught:
         trainer.run()
     assert all(torch.isfinite(p).all() for p in caught.value.result.conditional.parameters())
+
+
+def test_an_operator_of_a_users_own_class_is_known_again() -> None:
+    class Doubled(Operator):
+        def apply(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+    _, prior = image_trainer(TINY)
+    operator = Doubled(prior.shape)
+    amortizer = AmortizedTrainer(prior, Task(operator, Gaussian(0.1), {}), TINY).result()
+    y = torch.rand(1, 1, 8, 8, generator=keyed_generator(1))
+    assert amortizer.refuses(InverseProblem(prior, operator, amortizer.task.likelihood, y)) is None
+    assert amortizer.refuses(InverseProblem(prior, Doubled(prior.shape), amortizer.task.likelihood, y)) is not None

@@ -26,6 +26,11 @@ from benchmarks.composing.perception import Perception, Reference
 from benchmarks.composing.picture import UNSEEN, measurement
 from benchmarks.composing.scores import floor, frechet, inception_type
 from benchmarks.composing.store import Store, read_draws, read_features
+from benchmarks.restoration.cases import CASES as RESTORED
+from benchmarks.restoration.cases import Case as RestorationCase
+from benchmarks.restoration.methods import METHODS as RESTORERS
+from benchmarks.restoration.page import pooled
+from benchmarks.restoration.run import settings_of as settings_of_rows
 from flowinv import Affine, Flow, Gaussian, InverseProblem, Mask
 from flowinv.randomness import keyed_generator
 from flowinv.solvers import OptimizationSettings, SamplingSettings, VariationalSettings
@@ -471,3 +476,30 @@ def test_a_method_on_one_image_more_keeps_its_settings() -> None:
     known = [run.identity(replace(case, images=n), "svi", settings, None, "f", None) for n in (1, 2)]
     assert known[0] == known[1]
     assert run.identity(replace(case, draws=9), "svi", settings, None, "f", None) != known[0]
+
+
+# -- restoration -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", RESTORED.values(), ids=list(RESTORED))
+def test_every_method_has_settings_for_every_weight(case: RestorationCase) -> None:
+    for name, method in RESTORERS.items():
+        settings_of_rows(case, name, "prior", None)
+        for weight in method.weights(case):
+            if method.settings is not None:
+                assert method.settings(weight).weight == (0 if "none" in name else weight)
+
+
+def test_the_hole_and_the_noise_are_the_papers() -> None:
+    prior, x = normal_images((3, 32, 32)), torch.full((2, 3, 32, 32), 0.5)
+    hole = RESTORED["inpaint"].problem(prior, x, 0)
+    assert int((~hole.operator.mask[0, 0]).sum()) == 169 and not hole.operator.mask[..., 9:22, 9:22].any()
+    noisy = RESTORED["denoise"].problem(prior, x, 3)
+    assert float((noisy.y - x).std()) == pytest.approx(0.1, rel=0.05)
+    assert torch.equal(noisy.y[1:], RESTORED["denoise"].problem(prior, x[1:], 4).y)
+
+
+def test_pooled_decibels_by_hand() -> None:
+    rows = [{"image": i, "squared_error_5bit": 64.0 if i < 32 else 256.0} for i in range(64)]
+    expected = 20 * math.log10(255) - 10 * (math.log10(64) + math.log10(256)) / 2
+    assert pooled(rows).value == pytest.approx(expected)

@@ -94,14 +94,16 @@ def restored(options: argparse.Namespace, number: int) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("numbers", type=int, nargs="*", default=[1, *RESTORED], choices=[1, *RESTORED])
+    parser.add_argument("numbers", type=int, nargs="*", help="of 1, 3, 4, 5, 6; all by default")
     parser.add_argument("--prior")
     parser.add_argument("--rows", type=int, default=6)
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the rows are")
     parser.add_argument("--figures", type=Path, default=Path("docs/benchmarks/restoration"), help="where pictures go")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    for number in options.numbers:
+    if unknown := set(options.numbers) - {1, *RESTORED}:
+        parser.error(f"there is no figure {min(unknown)}: expected 1, 3, 4, 5 or 6")
+    for number in options.numbers or [1, *RESTORED]:
         with in_one_line(parser, f"figure {number}"):
             figure_1(options) if number == 1 else restored(options, number)
 

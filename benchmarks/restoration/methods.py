@@ -34,8 +34,8 @@ def _point(penalty: str, misfit: str = "l1", init_scale: float = 0.1) -> Callabl
     base = OPTIMIZATION_PRESETS["solverip-denoise"]
 
     def settings(weight: float) -> OptimizationSettings:
-        kind = penalty if weight else "none"
-        return replace(base, misfit=misfit, penalty=kind, weight=weight, init_scale=init_scale, bf16=True)
+        kind, times = (penalty, weight) if weight and penalty != "none" else ("none", 0.0)
+        return replace(base, misfit=misfit, penalty=kind, weight=times, init_scale=init_scale, bf16=True)
 
     return settings
 

@@ -56,9 +56,11 @@ def chosen(out: Path, case: Case, method: str, settings: dict[str, Any]) -> floa
     if len(weights) == 1:
         return weights[0]
     store = Store(path_of(out, case, method, "validation"), settings)
+    if any(store.missing(w, BATCH) for w in weights):
+        raise ValueError(f"{case.name} {method} was not tuned yet on {BATCH} faces: run with --split validation first")
     scores = {w: s for w in weights if (s := mean_psnr(store.rows, w)) is not None}
     if not scores:
-        raise ValueError(f"{case.name} {method} was not tuned yet: run with --split validation first")
+        raise ValueError(f"{case.name} {method} failed with every weight")
     return max(scores, key=lambda w: scores[w])
 
 

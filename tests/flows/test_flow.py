@@ -230,4 +230,4 @@ def test_importing_flows_brings_nothing_heavy_beside_torch() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split("\n")
     assert found[0] == "[]"
-    assert int(found[1]) < 60
+    assert int(found[1]) < 80  # small files, one noun each

@@ -122,7 +122,7 @@ def solve(
     if info.engine == "amortized" or solver == "semi-amortized":
         trained = trained or find_amortizer(problem)
         if trained is None:
-            typer.echo("no amortizer fits this prior, task and noise: training one, which --amortizer can use again")
+            typer.echo("no amortizer fits this prior, task and noise: training one first")
         elif solver == "avi" and (preset is not None or steps is not None or bf16):
             raise ValueError("--preset, --steps and --bf16 are for training, and an amortizer that fits needs none")
     about: dict[str, Any] = {"prior": prior, "task": task or operator, "options": option or []}

@@ -220,7 +220,8 @@ class AmortizedTrainer:
 
     def __init__(self, prior: Flow, task: Task, settings: AmortizedSettings | str = "thorough"):
         settings = preset_or_settings(settings, AMORTIZED_PRESETS)
-        task = replace(task, operator=task.operator.on(prior.shape))
+        if task.operator.shape is None:
+            task = replace(task, operator=task.operator.on(prior.shape))
         observed = task.operator.observed
         if observed is not None and observed.dim() > len(prior.shape) and len(observed) > 1:
             raise ValueError(

@@ -163,7 +163,8 @@ def preset_for(name: str, task: str | None = None) -> str:
 def settings_for(name: str, preset: str | None = None, **changes: Any) -> Any:
     """A preset's settings with changes (steps, seed, bf16, chains ...); what a solver has no setting for is refused.
 
-    Chains of another number of ``steps`` have their warm-up and thinning changed in proportion, unless these are given too.
+    Chains of another number of ``steps`` have their warm-up changed in proportion, shorter ones their thinning too, unless
+    these are given.
     """
     info = solver_info(name)
     preset = preset or info.presets[0]
@@ -190,7 +191,7 @@ def _in_proportion(settings: SamplingSettings, steps: Any) -> dict[str, int]:
     if type(steps) is not int or steps < 1:
         return {}  # refused where the settings are made
     share = steps / settings.steps
-    return {"warmup": round(share * settings.warmup), "thin": min(steps, max(1, round(share * settings.thin)))}
+    return {"warmup": round(share * settings.warmup), "thin": max(1, min(settings.thin, round(share * settings.thin)))}
 
 
 def _checked(name: str, settings: Any) -> Any:
@@ -203,7 +204,9 @@ def _checked(name: str, settings: Any) -> Any:
         raise TypeError(f"{name} takes {type(usual).__name__}, or a preset's name, got {type(settings).__name__}")
     for field in same:
         if getattr(settings, field) != getattr(usual, field):
-            raise ValueError(f"these settings are not {name}'s: {field} is {getattr(settings, field)!r}")
+            raise ValueError(
+                f"these settings are not {name}'s: {field} is {getattr(settings, field)!r}; engines take any settings"
+            )
     return settings
 
 

@@ -137,7 +137,7 @@ OPTIMIZATION_PRESETS: dict[str, OptimizationSettings] = {
     "glowip-lbfgs-cs": OptimizationSettings(
         init_scale=0.0, optimizer="lbfgs", learning_rate=0.1, history=100, steps=600
     ),
-    # Helminger et al. as run there, eq. 2; a weight of 1 makes it the mode of p(x | y). Choice: 1500 steps.
+    # Helminger et al. as run there, eq. 2; a weight of 1 makes it the mode of p(u | y). Choice: 1500 steps.
     "map": OptimizationSettings(
         misfit="likelihood", penalty="likelihood-u", weight=0.5, init_scale=0.1, learning_rate=1.5e-3, steps=1500
     ),
@@ -349,8 +349,9 @@ class PointSolver:
     .. math:: \hat z = \arg\min_z \; d(A(f(z)), y) + \lambda \, \mathrm{pen}(z)
 
     CSGM (Bora et al., eq. 3): squared error and ||z||^2; Asim et al. / IvOM: no penalty; the likelihood-regularised solver
-    (Generative Flows as a General Purpose Solution for Inverse Problems, eq. 7): absolute error and -log p(f(z)); MAP:
-    -log p(y | x) - log p(x). See :class:`OptimizationSettings`, and ``OPTIMIZATION_PRESETS`` for their published settings.
+    (Generative Flows as a General Purpose Solution for Inverse Problems, eq. 7): absolute error and -log p(u), u the image
+    before the prior's last transform; MAP: -log p(y | x) - w log p(u). See :class:`OptimizationSettings`, and
+    ``OPTIMIZATION_PRESETS`` for their published settings.
 
     >>> estimate = PointSolver("csgm-fast").solve(problem)                     # doctest: +SKIP
     """
