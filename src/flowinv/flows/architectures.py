@@ -145,6 +145,26 @@ def _check_halvings(shape: tuple[int, int, int], halvings: int) -> None:
         )
 
 
+def _multiscale(
+    shape: tuple[int, int, int],
+    scales: int,
+    steps: Callable[[int, int, int], list[Bijection]],
+    split: Callable[[int], bool],
+) -> Bijection:
+    """Scale within scale: squeeze, ``steps(level, channels, height)``, the next scale on half of the channels or all, unsqueeze."""
+
+    def scale(channels: int, height: int, level: int) -> Bijection:
+        channels, height = 4 * channels, height // 2
+        layers = [Squeeze(), *steps(level, channels, height)]
+        if level + 1 < scales:
+            keep = channels // 2 if split(level) else channels
+            inner = scale(keep, height, level + 1)
+            layers.append(Split(inner, keep) if split(level) else inner)
+        return Chain([*layers, Inverse(Squeeze())])
+
+    return scale(shape[0], shape[1], 0)
+
+
 def build_glow(config: GlowConfig) -> Bijection:
     """A Glow-type bijection from its config; its coupling networks start at zero."""
     if not config.steps:
@@ -155,9 +175,8 @@ def build_glow(config: GlowConfig) -> Bijection:
     if len(widths) != len(config.steps):
         raise ValueError(f"hidden needs one width per scale: got {len(widths)} for {len(config.steps)} scales")
 
-    def scale(channels: int, height: int, level: int) -> Bijection:
-        channels, height, hidden = 4 * channels, height // 2, widths[level]
-        extra = _context_channels(config.context, height)
+    def steps(level: int, channels: int, height: int) -> list[Bijection]:
+        hidden, extra = widths[level], _context_channels(config.context, height)
 
         def net(inputs: int, outputs: int) -> nn.Module:
             if config.network == "conv":
@@ -166,22 +185,16 @@ def build_glow(config: GlowConfig) -> Bijection:
                 return ResNet(inputs, outputs, hidden, config.blocks, extra)
             raise ValueError(f"network is 'conv' or 'resnet', got {config.network!r}")
 
-        layers: list[Bijection] = [Squeeze()]
+        layers: list[Bijection] = []
         for _ in range(config.steps[level]):
             layers += [
                 ActNorm(channels),
                 _mixing(config.mixing, channels, generator),
                 _coupling(config.coupling, channels, net, config.clamp),
             ]
-        layers.append(ActNorm(channels))
-        if level + 1 < len(config.steps):
-            keep = channels // 2 if config.split else channels
-            inner = scale(keep, height, level + 1)
-            layers.append(Split(inner, keep) if config.split else inner)
-        layers.append(Inverse(Squeeze()))
-        return Chain(layers)
+        return [*layers, ActNorm(channels)]
 
-    return scale(config.shape[0], config.shape[1], 0)
+    return _multiscale(config.shape, len(config.steps), steps, lambda level: config.split)
 
 
 def build_patch_flow(config: PatchFlowConfig) -> Bijection:
@@ -195,9 +208,8 @@ def build_patch_flow(config: PatchFlowConfig) -> Bijection:
         raise ValueError(f"nothing follows scale {outside[0]} of {len(config.steps)}: it cannot be split")
     generator = torch.Generator().manual_seed(config.seed)
 
-    def scale(channels: int, side: int, level: int) -> Bijection:
-        channels, side = 4 * channels, side // 2
-        layers: list[Bijection] = [Squeeze()]
+    def steps(level: int, channels: int, side: int) -> list[Bijection]:
+        layers: list[Bijection] = []
         for _ in range(config.steps[level]):
             first, second = channels - channels // 2, channels // 2
             coupling = SigmoidCoupling(channels, PatchNet(first, 2 * second, config.hidden, side))
@@ -205,15 +217,9 @@ def build_patch_flow(config: PatchFlowConfig) -> Bijection:
                 layers += [ActNorm(channels), LUConv1x1(channels, generator), coupling]
             else:
                 layers += [ActNorm(channels), coupling, Swap(channels)]
-        if level + 1 < len(config.steps):
-            split = level in config.splits
-            keep = channels // 2 if split else channels
-            inner = scale(keep, side, level + 1)
-            layers.append(Split(inner, keep) if split else inner)
-        layers.append(Inverse(Squeeze()))
-        return Chain(layers)
+        return layers
 
-    return scale(config.shape[0], config.shape[1], 0)
+    return _multiscale(config.shape, len(config.steps), steps, lambda level: level in config.splits)
 
 
 def build_realnvp(config: RealNVPConfig) -> Bijection:

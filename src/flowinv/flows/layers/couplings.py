@@ -35,7 +35,34 @@ class Coupling(Bijection):
         return out.to(conditioner.dtype)
 
 
-class AffineCoupling(Coupling):
+class ScalingCoupling(Coupling):
+    """(x1, x2) -> (x1, exp(s(x1)) (x2 + t(x1))); a subclass says what log-scale s comes of the network's raw one.
+
+    x1 is the first ``size // 2`` of the ``size`` channels (rounded up where odd); ``net`` returns twice the channels of x2.
+    """
+
+    def __init__(self, size: int, net: nn.Module):
+        super().__init__(net)
+        self.first = size - size // 2
+
+    def log_scale(self, raw: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define log_scale")
+
+    def _split(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x1, x2 = x[:, : self.first], x[:, self.first :]
+        raw_scale, shift = self.parameters_from(x1, context).chunk(2, 1)
+        return x1, x2, self.log_scale(raw_scale), shift
+
+    def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x1, x2, s, t = self._split(x, context)
+        return torch.cat([x1, (x2 + t) * s.exp()], 1), event_sum(s)
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z1, z2, s, t = self._split(z, context)
+        return torch.cat([z1, z2 * (-s).exp() - t], 1), -event_sum(s)
+
+
+class AffineCoupling(ScalingCoupling):
     r"""(x1, x2) -> (x1, exp(s(x1)) (x2 + t(x1))), with s clamped to (-clamp, clamp).
 
     x1 is the first ``size // 2`` of the ``size`` channels (rounded up where odd), s and t come from ``net``,
@@ -45,25 +72,14 @@ class AffineCoupling(Coupling):
     """
 
     def __init__(self, size: int, net: nn.Module, clamp: float = 2.0):
-        super().__init__(net)
-        self.first = size - size // 2
+        super().__init__(size, net)
         self.clamp = clamp
 
-    def _split(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x1, x2 = x[:, : self.first], x[:, self.first :]
-        raw_scale, shift = self.parameters_from(x1, context).chunk(2, 1)
-        return x1, x2, clamped(raw_scale, self.clamp), shift
-
-    def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x1, x2, s, t = self._split(x, context)
-        return torch.cat([x1, (x2 + t) * s.exp()], 1), event_sum(s)
-
-    def decode(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z1, z2, s, t = self._split(z, context)
-        return torch.cat([z1, z2 * (-s).exp() - t], 1), -event_sum(s)
+    def log_scale(self, raw: Tensor) -> Tensor:
+        return clamped(raw, self.clamp)
 
 
-class SigmoidCoupling(Coupling):
+class SigmoidCoupling(ScalingCoupling):
     r"""(x1, x2) -> (x1, sigmoid(s(x1) + 2) (x2 + t(x1))): scales lie in (0, 1), and start at sigmoid(2) = .88.
 
     x1 is the first ``size // 2`` channels (rounded up where odd). :math:`\log|\det| = \sum \log\mathrm{sigmoid}(s + 2)`.
@@ -71,22 +87,8 @@ class SigmoidCoupling(Coupling):
     Source: Kingma and Dhariwal, Glow, public code; Generative Flows as a General Purpose Solution for Inverse Problems.
     """
 
-    def __init__(self, size: int, net: nn.Module):
-        super().__init__(net)
-        self.first = size - size // 2
-
-    def _split(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x1, x2 = x[:, : self.first], x[:, self.first :]
-        raw_scale, shift = self.parameters_from(x1, context).chunk(2, 1)
-        return x1, x2, F.logsigmoid(raw_scale + 2), shift
-
-    def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x1, x2, s, t = self._split(x, context)
-        return torch.cat([x1, (x2 + t) * s.exp()], 1), event_sum(s)
-
-    def decode(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z1, z2, s, t = self._split(z, context)
-        return torch.cat([z1, z2 * (-s).exp() - t], 1), -event_sum(s)
+    def log_scale(self, raw: Tensor) -> Tensor:
+        return F.logsigmoid(raw + 2)
 
 
 class AdditiveCoupling(Coupling):
