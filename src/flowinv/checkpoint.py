@@ -19,7 +19,7 @@ def whole(folder: str | Path, what: str) -> Iterator[None]:
         yield
     except KeyError as error:
         raise BundleError(f"{folder} is not a whole {what}: it misses {error}") from None
-    except (TypeError, AttributeError, IndexError, StopIteration) as error:
+    except (TypeError, AttributeError, IndexError, StopIteration, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BundleError(f"{folder} is not a whole {what}: {reason}") from None
 

@@ -60,10 +60,10 @@ class Operator:
     def on(self: Self, shape: Sequence[int]) -> Self:
         """This operator for samples of a known shape; refused where it was made for another one."""
         shape = tuple(int(s) for s in shape)
-        if self.shape is not None and self.shape != shape:
-            raise ValueError(f"{self!r} is for samples of shape {self.shape}, got {shape}")
-        if self.shape is not None:
+        if self.shape == shape:
             return self
+        if self.shape is not None:
+            raise ValueError(f"{self!r} is for samples of shape {self.shape}, got {shape}")
         twin = copy.copy(self)
         twin.shape = shape
         twin._check_shape(shape)

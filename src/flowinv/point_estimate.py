@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoint import fit_or_refuse
+from .checkpoint import fit_or_refuse, whole
 from .flows.flow import standard_normal_log_prob
 from .operators import Operator
 from .problem import InverseProblem
 from .problem_store import pack_problem, unpack_problem
 from .result import Result
-from .store import BundleError, read_bundle, write_bundle
+from .store import read_bundle, write_bundle
 
 FORMAT = "flowinv-point-estimate"
 _VALUES = ("z", "objective", "misfit", "restarts", "trace")
@@ -80,7 +80,7 @@ class PointEstimate(Result):
     ) -> PointEstimate:
         """Read what ``save`` wrote. An operator or likelihood that was Python code must be given again."""
         config, tensors = read_bundle(folder, FORMAT)
-        try:
+        with whole(folder, "point estimate"):
             problem = unpack_problem(config["problem"], tensors, folder, operator, likelihood)
             values = {name: tensors[f"estimate.{name}"] for name in _VALUES}
             like, (batch, shape) = problem.y, (problem.batch, problem.shape)
@@ -93,7 +93,7 @@ class PointEstimate(Result):
             }
             fit_or_refuse(values, expected, f"{folder}: the estimate's values")
             trace = {"step": config["steps"], "objective": values["trace"].tolist()}
-            estimate = cls(
+            return cls(
                 problem,
                 values["z"],
                 values["objective"],
@@ -102,12 +102,6 @@ class PointEstimate(Result):
                 misfit=values["misfit"],
                 restarts=values["restarts"],
             )
-        except KeyError as error:
-            raise BundleError(f"{folder} is not a whole point estimate: it misses {error}") from None
-        except (TypeError, AttributeError, IndexError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise BundleError(f"{folder} is not a whole point estimate: {reason}") from None
-        return estimate
 
     def __repr__(self) -> str:
         count = f"{self.batch} observation{'s' if self.batch > 1 else ''}"

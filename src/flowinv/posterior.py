@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import summaries
+from .checkpoint import whole
 from .operators import Operator
 from .problem import InverseProblem
 from .problem_store import pack_problem, unpack_problem
@@ -119,16 +120,11 @@ class Posterior(Result):
 
         config, tensors = read_bundle(folder, FORMAT)
         kinds: dict[str, type[Posterior]] = {kind.kind: kind for kind in (FlowPosterior, SampledPosterior)}
-        try:
+        with whole(folder, "posterior"):
             if config["kind"] not in kinds:
                 raise BundleError(f"{folder}: unknown kind {config['kind']!r}: expected {' or '.join(kinds)}")
             problem = unpack_problem(config, tensors, folder, operator, likelihood)
             return kinds[config["kind"]]._unpack(problem, config, tensors, folder)
-        except KeyError as error:
-            raise BundleError(f"{folder} is not a whole posterior: it misses {error}") from None
-        except (TypeError, AttributeError, IndexError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise BundleError(f"{folder} is not a whole posterior: {reason}") from None
 
     def _pack(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What this kind adds to the bundle: config and tensors."""

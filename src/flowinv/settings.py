@@ -25,8 +25,8 @@ def _is(value: Any, hint: Any) -> bool:
     return type(value) is int if hint is int else isinstance(value, hint)
 
 
-def check_types(config: Any, what: str, positive: bool = False) -> None:
-    """Refuse a setting of the wrong type by name, and where all are to be ``positive`` (but seed and splits) one that is not."""
+def check_types(config: Any, what: str, positive_but: tuple[str, ...] | None = None) -> None:
+    """Refuse a setting of the wrong type by name; given ``positive_but``, any number beside these that is not positive as well."""
     hints = get_type_hints(type(config))
     for setting in fields(config):
         value, hint = getattr(config, setting.name), hints[setting.name]
@@ -36,7 +36,8 @@ def check_types(config: Any, what: str, positive: bool = False) -> None:
                 expected = f"one of {', '.join(map(str, get_args(hint)))}"
             raise ValueError(f"{what} {setting.name} = {value!r} is not valid: expected {expected}")
         counted = value if isinstance(value, tuple) else (value,)
-        if positive and setting.name not in ("seed", "splits") and any(_is(v, float) and v <= 0 for v in counted):
+        free = positive_but is None or setting.name in positive_but
+        if not free and any(_is(v, float) and v <= 0 for v in counted):
             raise ValueError(f"{what} {setting.name} = {value!r} must be positive")
 
 

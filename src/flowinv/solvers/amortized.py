@@ -63,10 +63,8 @@ class AmortizedSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        what, counted = (
-            "amortizer setting",
-            ("steps", "observations", "draws", "couplings", "hidden", "features", "blocks"),
-        )
+        what = "amortizer setting"
+        counted = ("steps", "observations", "draws", "couplings", "hidden", "features", "blocks")
         check_types(self, what)
         check_positive(self, what, *counted, "learning_rate", "clip")
         if self.squeezes < 0 or self.warmup < 0:
@@ -98,9 +96,7 @@ class Amortizer:
         """Why it cannot answer a problem, or None where it can: it knows one prior, one operator, one noise."""
         if problem.prior_fingerprint != self.prior_sha256:
             return "it was trained under another prior"
-        operator = self.task.operator
-        if operator is not problem.operator:
-            operator = operator.on(problem.shape)
+        operator = self.task.operator.on(problem.shape)
         for mine, theirs in ((operator, problem.operator), (self.task.likelihood, problem.likelihood)):
             if mine is theirs or _same_code(mine, theirs):
                 continue
@@ -220,8 +216,7 @@ class AmortizedTrainer:
 
     def __init__(self, prior: Flow, task: Task, settings: AmortizedSettings | str = "thorough"):
         settings = preset_or_settings(settings, AMORTIZED_PRESETS)
-        if task.operator.shape is None:
-            task = replace(task, operator=task.operator.on(prior.shape))
+        task = replace(task, operator=task.operator.on(prior.shape))
         observed = task.operator.observed
         if observed is not None and observed.dim() > len(prior.shape) and len(observed) > 1:
             raise ValueError(

@@ -45,7 +45,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "training setting")
-        check_types(self.flow, "flow setting", positive=True)
+        check_types(self.flow, "flow setting", positive_but=("seed", "splits"))
         checks = {
             "epochs": self.epochs > 0,
             "restarts": all(length > 0 for length in self.restarts),
