@@ -26,11 +26,6 @@ from benchmarks.composing.perception import Perception, Reference
 from benchmarks.composing.picture import UNSEEN, measurement
 from benchmarks.composing.scores import floor, frechet, inception_type
 from benchmarks.composing.store import Store, read_draws, read_features
-from benchmarks.restoration.cases import CASES as RESTORED
-from benchmarks.restoration.cases import Case as RestorationCase
-from benchmarks.restoration.methods import METHODS as RESTORERS
-from benchmarks.restoration.page import pooled
-from benchmarks.restoration.run import settings_of as settings_of_rows
 from flowinv import Affine, Flow, Gaussian, InverseProblem, Mask
 from flowinv.randomness import keyed_generator
 from flowinv.solvers import OptimizationSettings, SamplingSettings, VariationalSettings
@@ -330,11 +325,16 @@ def test_a_row_whose_features_were_lost_is_done_again(tmp_path: Path) -> None:
     assert Store(tmp_path / "svi.json", {}).missing(2) == [1]
 
 
-def test_a_run_goes_on_and_agrees_with_an_unbroken_one(tmp_path: Path) -> None:
-    pytest.importorskip("torchmetrics")
+def random_digits(folder: Path) -> None:
+    """A data set in MNIST's form."""
     g = np.random.default_rng(0)
     digits = {"train_x": (2101, 28, 28), "test_x": (80, 28, 28)}
-    np.savez(tmp_path / "mnist.npz", **{k: g.integers(0, 256, s, dtype=np.uint8) for k, s in digits.items()})
+    np.savez(folder / "mnist.npz", **{k: g.integers(0, 256, s, dtype=np.uint8) for k, s in digits.items()})
+
+
+def test_a_run_goes_on_and_agrees_with_an_unbroken_one(tmp_path: Path) -> None:
+    pytest.importorskip("torchmetrics")
+    random_digits(tmp_path)
     common = ["mnist-bottom", "--methods", "csgm", "--data", str(tmp_path), "--draws", "2", "--shrink", "100"]
     common += ["--workers", "0", "--precision", "float32", "--together", "1"]
     run.main([*common, "--images", "1", "--out", str(tmp_path / "broken")])
@@ -371,9 +371,7 @@ def test_groups_of_images_follow_one_another() -> None:
 
 def test_images_that_are_solved_together_have_rows_of_their_own(tmp_path: Path) -> None:
     pytest.importorskip("torchmetrics")
-    g = np.random.default_rng(0)
-    digits = {"train_x": (2101, 28, 28), "test_x": (80, 28, 28)}
-    np.savez(tmp_path / "mnist.npz", **{k: g.integers(0, 256, s, dtype=np.uint8) for k, s in digits.items()})
+    random_digits(tmp_path)
     common = ["mnist-bottom", "--methods", "lmc", "--data", str(tmp_path), "--draws", "2", "--shrink", "200"]
     run.main([*common, "--workers", "0", "--images", "3", "--together", "2", "--out", str(tmp_path)])
     path = tmp_path / "mnist-bottom" / "lmc-shrunk200.json"
@@ -476,30 +474,3 @@ def test_a_method_on_one_image_more_keeps_its_settings() -> None:
     known = [run.identity(replace(case, images=n), "svi", settings, None, "f", None) for n in (1, 2)]
     assert known[0] == known[1]
     assert run.identity(replace(case, draws=9), "svi", settings, None, "f", None) != known[0]
-
-
-# -- restoration -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("case", RESTORED.values(), ids=list(RESTORED))
-def test_every_method_has_settings_for_every_weight(case: RestorationCase) -> None:
-    for name, method in RESTORERS.items():
-        settings_of_rows(case, name, "prior", None)
-        for weight in method.weights(case):
-            if method.settings is not None:
-                assert method.settings(weight).weight == (0 if "none" in name else weight)
-
-
-def test_the_hole_and_the_noise_are_the_papers() -> None:
-    prior, x = normal_images((3, 32, 32)), torch.full((2, 3, 32, 32), 0.5)
-    hole = RESTORED["inpaint"].problem(prior, x, 0)
-    assert int((~hole.operator.mask[0, 0]).sum()) == 169 and not hole.operator.mask[..., 9:22, 9:22].any()
-    noisy = RESTORED["denoise"].problem(prior, x, 3)
-    assert float((noisy.y - x).std()) == pytest.approx(0.1, rel=0.05)
-    assert torch.equal(noisy.y[1:], RESTORED["denoise"].problem(prior, x[1:], 4).y)
-
-
-def test_pooled_decibels_by_hand() -> None:
-    rows = [{"image": i, "squared_error_5bit": 64.0 if i < 32 else 256.0} for i in range(64)]
-    expected = 20 * math.log10(255) - 10 * (math.log10(64) + math.log10(256)) / 2
-    assert pooled(rows).value == pytest.approx(expected)
