@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from flowinv.flows.networks import MLP, ConvNet, ResNet, fit_context
+from flowinv.flows.networks import MLP, ConvNet, PatchNet, ResNet, fit_context
 
 IMAGE = [lambda context=0: ConvNet(3, 5, 8, context), lambda context=0: ResNet(3, 5, 8, 2, context)]
 
@@ -27,6 +28,31 @@ def test_vector_networks_start_at_zero() -> None:
 def test_weights_are_channels_last(make: Callable[..., nn.Module]) -> None:
     convolutions = [m for m in make().modules() if isinstance(m, nn.Conv2d)]
     assert all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in convolutions)
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 8])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_patch_networks_are_their_convolutions(
+    side: int, layout: torch.memory_format, generator: torch.Generator
+) -> None:
+    """The matrix products on small maps against torch's convolutions, values and gradients."""
+    net = PatchNet(3, 4, 5, side).double().to(memory_format=layout)
+    for parameter in net.parameters():
+        parameter.data.normal_(generator=generator)
+    x = torch.randn(2, 3, side, side, generator=generator, dtype=torch.float64).requires_grad_()
+
+    def spread(h: torch.Tensor) -> torch.Tensor:
+        return F.pixel_shuffle(h, net.factor) if net.factor > 1 else h
+
+    h = spread(F.conv2d(x, net.enter.weight, None, 1, net.enter.padding))
+    h = F.relu(net.norm.encode(h)[0])  # type: ignore[operator]
+    h = spread(F.conv2d(h, net.leave.weight, net.leave.bias, 1, net.leave.padding))
+    expected = h * (3 * net.gains).exp()[:, None, None]
+    inputs = [x, *net.parameters()]
+    torch.testing.assert_close(net(x), expected)
+    found = torch.autograd.grad(net(x).sin().sum(), inputs)
+    for a, b in zip(found, torch.autograd.grad(expected.sin().sum(), inputs), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("make", IMAGE, ids=["conv", "resnet"])

@@ -73,6 +73,17 @@ def _rescale(layer: nn.Conv2d, factor: Tensor, shift: Tensor | None = None) -> N
     layer.bias = nn.Parameter(moved.to(weight), weight.requires_grad)
 
 
+def _unpadded(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """An unpadded convolution as one matrix product over its patches, for channels-last maps of few places.
+
+    There the weights outweigh the map, and a convolution spends its time rearranging them.
+    """
+    kernel = conv.kernel_size[0]
+    patches = x.permute(0, 2, 3, 1).unfold(1, kernel, 1).unfold(2, kernel, 1).permute(0, 1, 2, 4, 5, 3)
+    weight = conv.weight.permute(0, 2, 3, 1)
+    return F.linear(patches.flatten(3), weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
+
+
 class PatchNet(nn.Module):
     """conv - ActNorm - ReLU - conv, the last one zero and times exp(3 g): (B, in, S, S) -> (B, out, S, S), S = ``side``.
 
@@ -98,16 +109,20 @@ class PatchNet(nn.Module):
             self.enter.weight.normal_(0, 0.05)
         self.to(memory_format=torch.channels_last)
 
+    def _convolved(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
+        """As the weights lie: channels last, unless they were moved to the default format."""
+        if conv.kernel_size[0] > 1 and conv.weight.is_contiguous():
+            return conv(x.contiguous())
+        return conv(x.contiguous(memory_format=torch.channels_last)) if conv.padding[0] else _unpadded(conv, x)
+
     def _spread(self, h: Tensor) -> Tensor:
         return F.pixel_shuffle(h, self.factor) if self.factor > 1 else h
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        # as the weights lie: channels last, unless they were moved
-        layout = torch.contiguous_format if self.enter.weight.is_contiguous() else torch.channels_last
-        h = self._spread(self.enter(x.contiguous(memory_format=layout)))
+        h = self._spread(self._convolved(self.enter, x))
         if isinstance(self.norm, ActNorm):
             h = self.norm.encode(h)[0]
-        h = self._spread(self.leave(F.relu(h, inplace=True).contiguous(memory_format=layout)))
+        h = self._spread(self._convolved(self.leave, F.relu(h, inplace=True)))
         return h * (3 * self.gains).exp()[:, None, None] if len(self.gains) else h
 
     @torch.no_grad()
