@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,17 @@ from benchmarks.machine import machine
 from benchmarks.restoration.cases import BATCH, CASES, FACES, Case, case_named
 from benchmarks.restoration.methods import METHODS, applies, method_named
 from benchmarks.restoration.store import Store, mean_psnr
-from benchmarks.restoration.work import Job, solve_job
+from benchmarks.restoration.work import Job, mean_settings, solve_job
 
 RESULTS = Path("benchmarks/results/restoration")
 FEW = {"mean": 32}  # images of what takes long
 
 
 def settings_of(case: Case, method: str, prior: str, steps: int | None) -> dict[str, Any]:
-    """What rows must share to stand in one file."""
+    """What rows must share to stand in one file; those of test images share the weight as well."""
     make = METHODS[method].settings
-    solver = None if make is None else {k: v for k, v in vars(make(0.01)).items() if k not in ("weight", "first")}
+    shared = make(0.01) if make is not None else mean_settings() if method == "mean" else None
+    solver = None if shared is None else {k: v for k, v in vars(shared).items() if k not in ("weight", "first", "seed")}
     return {
         "task": case.task,
         "options": dict(case.options),
@@ -91,9 +93,14 @@ def _run(cases: list[Case], options: argparse.Namespace, command: str) -> None:
         for method in options.methods:
             if not applies(METHODS[method], case):
                 continue
+            if method == "bm3d" and find_spec("bm3d") is None:
+                print("bm3d: left out, its package is not installed (pip install flowinv[bm3d])")
+                continue
             settings = settings_of(case, method, prior, options.steps)
             tuning = options.split == "validation"
             weights = METHODS[method].weights(case) if tuning else (chosen(options.out, case, method, settings),)
+            if not tuning:
+                settings["weight"] = weights[0]
             store = Store(path_of(options.out, case, method, options.split), settings)
             stores[case.name, method] = store
             count = min(options.images or (BATCH if tuning else 192), FEW.get(method, 10**9))

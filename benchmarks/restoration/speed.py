@@ -5,14 +5,14 @@
 Batches of 32 images of 3x32x32, weights as initialised plus noise (time does not depend on them). ``plain``: trainable weights,
 default memory format, as published codes run; ``frozen``: no gradients to weights, norms and mixings folded, channels last;
 ``bf16``: coupling networks in bfloat16. The twin runs at the paper's 4/4/6 steps, which is twice the arithmetic, and at 2/2/3,
-which is equal arithmetic. Medians over interleaved rounds, processor milliseconds of one thread for a batch.
+which is equal arithmetic. Medians over interleaved rounds, processor milliseconds of one thread for a batch; memory is what
+an iteration keeps for its backward pass.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from benchmarks.command import command_of, in_one_line
 from benchmarks.machine import machine
 from flowinv.flows.architectures import PRESETS, PatchFlowConfig, build
 from flowinv.flows.flow import Flow, standard_normal_log_prob
+from flowinv.flows.layers.mixing import LUConv1x1
 from flowinv.randomness import keyed_generator
 from flowinv.store import write_text
 
@@ -71,6 +72,28 @@ def iteration(flow: Flow, z: Tensor, y: Tensor) -> None:
         torch.autograd.grad(value, leaf)
 
 
+def kept_for_backward(flow: Flow, z: Tensor, y: Tensor) -> float:
+    """Megabytes that autograd holds when an iteration turns round, the weights left out."""
+    weights = {t.untyped_storage().data_ptr() for t in (*flow.parameters(), *flow.buffers())}
+    held: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        iteration(flow, z, y)
+    return sum(held.values()) / 2**20
+
+
+def used_weights(flow: Flow) -> int:
+    """Those that the map depends on: of a factorised 1x1 convolution's two matrices the halves below and above."""
+    unused = sum(len(m.sign) ** 2 for m in flow.modules() if isinstance(m, LUConv1x1))
+    return sum(p.numel() for p in flow.parameters()) - unused
+
+
 def timed(call: Callable[[], object]) -> float:
     start = time.process_time()
     call()
@@ -110,7 +133,7 @@ def measure(batch: int, rounds: int) -> dict[str, Any]:
     for name, config in FLOWS.items():
         base = flow_of(config)
         variants = {v: variant(flow_of(config), v) for v in VARIANTS}
-        entry: dict[str, Any] = {"weights": sum(p.numel() for p in base.parameters()), "gflop": flops(base, z)}
+        entry: dict[str, Any] = {"weights": used_weights(base), "gflop": flops(base, z)}
         times: dict[str, dict[str, list[float]]] = {v: {"inverse": [], "iteration": []} for v in VARIANTS}
         for flow in variants.values():
             iteration(flow, z, y)
@@ -125,7 +148,7 @@ def measure(batch: int, rounds: int) -> dict[str, Any]:
         entry["speed_up"] = {
             v: statistics.median(a / b for a, b in zip(plain, times[v]["iteration"], strict=True)) for v in VARIANTS[1:]
         }
-        entry["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        entry["kept_mb"] = {v: kept_for_backward(flow, z, y) for v, flow in variants.items()}
         found[name] = entry
         print(name, {v: round(entry[v]["iteration"]["median"]) for v in VARIANTS}, entry["speed_up"], flush=True)
     return found
