@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,8 @@ COLUMNS = (
     "acceptance",
     "rhat",
     "passes",
-    "seconds",
-    "cpu_seconds",
-    "seconds_per_draw",
 )
+TIMES = ("seconds", "cpu_seconds", "seconds_per_draw")
 
 
 def column(rows: list[Row], name: str) -> list[float]:
@@ -46,8 +45,10 @@ def column(rows: list[Row], name: str) -> list[float]:
 
 
 def columns_of(rows: list[Row]) -> dict[str, Interval]:
-    """Every column that rows have values for."""
-    found = {name: column(rows, name) for name in COLUMNS}
+    """Every column that rows have values for; times are of the images that were solved in the batch size met most often."""
+    sizes = Counter(row.get("together", 1) for row in rows)
+    timed = [row for row in rows if row.get("together", 1) == max(sizes, key=lambda size: sizes[size])]
+    found = {name: column(rows, name) for name in COLUMNS} | {name: column(timed, name) for name in TIMES}
     return {name: mean_interval(values) for name, values in found.items() if values}
 
 

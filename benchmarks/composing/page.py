@@ -33,6 +33,8 @@ PROTOCOL = """## How it was measured
   the same y. Colour images have 5 bits. Random masks and matrices are drawn anew for each image.
 - **Budget.** "Equal" is at most 1,000 prior passes for every chain or point and 5,000 draws of every fit; "paper" is the
   paper's lengths, rates and architectures, on ten images. Amortized inference pays beforehand, in training.
+- **Seconds** are those of images solved in batches of the size that the method was given most often: chains and points by tens,
+  fits by fours, amortized ones alone. The rest of a method's images count for its scores only.
 - **Intervals** are 95 % bootstrap intervals over images (Fréchet and inception-type scores: value +- 1.96 bootstrap standard
   deviations). `of the mean` is the posterior mean's error, over so many draws.
 - **Squared error** is summed over the image, in [0, 1] units: the paper's "MSE". A calibrated draw has twice the error of the
