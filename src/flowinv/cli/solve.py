@@ -90,8 +90,8 @@ def solve(
     chosen_preset = preset or preset_for(solver, task)
     settings = settings_for(solver, chosen_preset, seed=seed, **{k: v for k, v in changes.items() if v is not None})
     info = solver_info(solver)
-    if beta is not None and not info.uses_likelihood:
-        raise ValueError(f"{solver} has a misfit of its own: it cannot use the distance {likelihood}")
+    if likelihood != "gaussian" and not info.uses_likelihood:
+        raise ValueError(f"{solver} has a misfit of its own: it cannot use --likelihood {likelihood}")
     if amortizer is not None and solver not in ("avi", "semi-amortized"):
         raise ValueError(f"--amortizer is for avi and semi-amortized, not for {solver}")
     trained = Amortizer.load(amortizer) if amortizer is not None else None
