@@ -32,7 +32,7 @@ PROTOCOL = """## How it was measured
 
 - **Faces** of the first of a fixed random permutation of the test images, in 5 bits, under the shipped `faces` prior. Denoising
   has noise of standard deviation .1; the other measurements are exact.
-- **Weights** (alpha, gamma; sigma of the posterior mean) are the best of four by PSNR on 32 validation faces.
+- **Weights** (alpha, gamma; sigma of the posterior mean) are the best by PSNR on 32 validation faces (4 for the mean).
 - **PSNR** is the mean over images, data range 1. **Pooled** is the paper's: over 32 images floored to 5 bits, before the
   logarithm (mean of the batches). **Paper** is what the paper reports, with its square root taken out (dB = 2 x printed - 48.13):
   other prior, other faces, so that orders compare, values do not.
