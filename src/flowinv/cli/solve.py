@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .forward import import_operator, named_likelihood, observations, try_operator
 from .outcome import refuse, solve_into
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..flows.flow import Flow
+    from ..likelihoods import Likelihood
+    from ..tasks import Task
 
 
 def solve(
@@ -75,12 +82,9 @@ def solve(
     """
     import torch
 
-    from ..images import read_image, read_measurement
     from ..priors import load_prior
     from ..problem import InverseProblem
     from ..solvers import Amortizer, find_amortizer, preset_for, settings_for, solver_info
-    from ..tasks import Task, parse_options
-    from ..tasks import task as named_task
 
     if (image is None) == (measurement is None):
         raise ValueError("give either --image (to degrade) or --measurement, not both or neither")
@@ -98,26 +102,13 @@ def solve(
     refuse(out, overwrite)
     flow = load_prior(prior)
     noise = named_likelihood(likelihood, sigma, beta, weights)
-    if task is not None:
-        chosen = named_task(task, flow.shape, likelihood=noise, **parse_options(option or []))
-    else:
-        if option:
-            raise ValueError("--option belongs to --task; an --operator takes none")
-        assert operator is not None
-        forward = import_operator(operator).on(flow.shape)
-        try_operator(forward, operator, flow)
-        chosen = Task(forward, noise, {"operator": operator})
-    truth = None
-    if image is not None:
-        truth = read_image(image, flow.shape, fit)
-        flow.check(truth, str(image))
-        y = chosen.observe(truth, torch.Generator().manual_seed(seed), noise=not noiseless)
-    else:
+    chosen = _forward(flow, noise, task, option or [], operator)
+    truth = None if image is None else _truth(flow, image, fit)
+    if truth is None:
         assert measurement is not None
-        y = read_measurement(measurement)
-        probe = flow.noise((observations(chosen.operator),), torch.Generator().manual_seed(0))
-        expected = chosen.operator(flow.decode(probe)[0]).dim()
-        y = y[None] if y.dim() == expected - 1 else y
+        y = _measured(flow, chosen, measurement)
+    else:
+        y = chosen.observe(truth, torch.Generator().manual_seed(seed), noise=not noiseless)
     problem = InverseProblem(flow, chosen.operator, noise, y)
     if info.engine == "amortized" or solver == "semi-amortized":
         trained = trained or find_amortizer(problem)
@@ -130,3 +121,39 @@ def solve(
     about["preset"] = chosen_preset
     title = f"{task or operator}, {prior} prior"
     solve_into(out, solver, problem, settings, draws, truth, about, overwrite, title, trained)
+
+
+def _forward(flow: Flow, noise: Likelihood, task: str | None, options: list[str], operator: str | None) -> Task:
+    """The forward operator with its noise, by the task's name or as the user's function, which is tried."""
+    from ..tasks import Task, parse_options
+    from ..tasks import task as named_task
+
+    if task is not None:
+        return named_task(task, flow.shape, likelihood=noise, **parse_options(options))
+    if options:
+        raise ValueError("--option belongs to --task; an --operator takes none")
+    assert operator is not None
+    forward = import_operator(operator).on(flow.shape)
+    try_operator(forward, operator, flow)
+    return Task(forward, noise, {"operator": operator})
+
+
+def _truth(flow: Flow, image: Path, fit: bool) -> Tensor:
+    """The image to degrade, refused where the prior cannot take it."""
+    from ..images import read_image
+
+    truth = read_image(image, flow.shape, fit)
+    flow.check(truth, str(image))
+    return truth
+
+
+def _measured(flow: Flow, chosen: Task, measurement: Path) -> Tensor:
+    """The measurement y, with a batch dimension where the file has none."""
+    import torch
+
+    from ..images import read_measurement
+
+    y = read_measurement(measurement)
+    probe = flow.noise((observations(chosen.operator),), torch.Generator().manual_seed(0))
+    expected = chosen.operator(flow.decode(probe)[0]).dim()
+    return y[None] if y.dim() == expected - 1 else y

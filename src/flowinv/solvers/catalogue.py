@@ -221,9 +221,9 @@ def solve(
 ) -> Result:
     """Solve a problem with the solver of that name: a posterior, or a point estimate.
 
-    ``settings`` are its own, or the name of one of its presets (default: its first; ``preset_for`` names a task's). ``avi`` and ``semi-amortized`` take
-    ``amortizer``, or the shipped one that fits, or train one. ``hmc-noise`` fits svi first. ``checkpoint`` is a folder, in
-    which a run that was interrupted goes on; there is one sub-folder for each part of it.
+    ``settings`` are its own, or the name of one of its presets (default: its first; ``preset_for`` names a task's). ``avi`` and
+    ``semi-amortized`` take ``amortizer``, or the shipped one that fits, or train one. ``hmc-noise`` fits svi first.
+    ``checkpoint`` is a folder, in which a run that was interrupted goes on; there is one sub-folder for each part of it.
     """
     info = solver_info(name)
     settings = _checked(name, settings)
