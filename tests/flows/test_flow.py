@@ -126,6 +126,16 @@ class TestDoor:
         with pytest.raises(ValueError, match=r"x must have shape \(B, 4\), got \(3, 2, 4\)"):
             flow.log_prob(torch.zeros(3, 2, 4))
 
+    def test_a_flow_without_a_transform_knows_its_own_draws(self) -> None:
+        flow = Flow(Elementwise((4,)), (4,), support=(0.0, 1.0))
+        z = torch.tensor([[-0.9, 1.9, 0.5, 0.0]])
+        torch.testing.assert_close(flow.log_prob(z), standard_normal_log_prob(z))
+        for far in (-1.1, 2.1):
+            with pytest.raises(ValueError, match=r"x must lie in \[0, 1\]"):
+                flow.log_prob(torch.full((1, 4), far))
+        with pytest.raises(ValueError, match=r"x must lie in \[0, 1\]"):  # a user's image is let in by its range alone
+            flow.check(z)
+
     def test_the_reals_take_any_finite_number(self) -> None:
         flow = Flow(Elementwise((2,)), (2,))
         assert flow.support == REALS

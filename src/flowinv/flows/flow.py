@@ -75,8 +75,12 @@ class Flow(Bijection):
         return x, inner + outer
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Log-density of data x (B, *shape), in nats, shape (B,)."""
-        self.check(x)
+        """Log-density of data x (B, *shape), in nats, shape (B,).
+
+        Where nothing bounds the flow, as without an input transform, it has draws a little beyond the support, and they are
+        taken: up to the support's width from its ends.
+        """
+        self.check(x, slack=0.0 if self._bounded() else 1.0)
         if x.dim() != len(self.shape) + 1:
             raise ValueError(f"x must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         z, log_det = self.encode(x, context)
@@ -96,15 +100,28 @@ class Flow(Bijection):
 
     def noise(self, leading: Sequence[int], generator: torch.Generator) -> Tensor:
         """Standard normal latents of shape (*leading, *shape), drawn on the generator's device."""
-        state = chain(self.parameters(), self.buffers())
-        like = next((t for t in state if t.is_floating_point()), torch.empty(0))
+        like = self._like()
         draw = torch.randn((*leading, *self.shape), generator=generator, device=generator.device, dtype=like.dtype)
         return draw.to(like.device)
 
     # -- the door ----------------------------------------------------------------------------------
 
-    def check(self, x: Tensor, name: str = "x") -> None:
-        """Refuse data of the wrong type, shape or range, saying what came and what was expected."""
+    def _like(self) -> Tensor:
+        """A tensor of the flow's precision and device."""
+        state = chain(self.parameters(), self.buffers())
+        return next((t for t in state if t.is_floating_point()), torch.empty(0))
+
+    def _bounded(self) -> bool:
+        """Whether the transform keeps draws within bounds, however far out u lies."""
+        like = self._like()
+        far = like.new_full((1, *self.shape), math.inf)
+        return bool(torch.isfinite(self.transform.decode(far)[0]).all())
+
+    def check(self, x: Tensor, name: str = "x", slack: float = 0.0) -> None:
+        """Refuse data of the wrong type, shape or range, saying what came and what was expected.
+
+        ``slack`` lets so many widths of the support beyond its ends pass.
+        """
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise TypeError(
                 f"{name} must be a floating-point tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}"
@@ -114,7 +131,8 @@ class Flow(Bijection):
         if not torch.isfinite(x).all():
             raise ValueError(f"{name} has {int((~torch.isfinite(x)).sum())} values that are NaN or infinite")
         low, high = self.support
-        if x.numel() and (x.min() < low or x.max() > high):
+        more = slack * (high - low) if math.isfinite(high - low) else 0.0
+        if x.numel() and (x.min() < low - more or x.max() > high + more):
             raise ValueError(
                 f"{name} must lie in [{low:g}, {high:g}], got values from {float(x.min()):.4g} to {float(x.max()):.4g}"
             )
