@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from benchmarks.restoration.cases import Case
+from benchmarks.restoration.cases import FACES, Case
 from flowinv.solvers import OPTIMIZATION_PRESETS, OptimizationSettings
 
 MEAN_OF = 32
@@ -53,12 +53,16 @@ _ALPHA = {
 _GAMMA = {"denoise": (0.01, 0.025, 0.1, 0.3)}
 
 
+def _plain(case: Case) -> str:
+    return case.name.removesuffix("-1x1")
+
+
 def _alpha(case: Case) -> tuple[float, ...]:
-    return _ALPHA[case.name]
+    return _ALPHA[_plain(case)]
 
 
 def _gamma(case: Case) -> tuple[float, ...]:
-    return _GAMMA.get(case.name, (0.0003, 0.0025, 0.01, 0.03))
+    return _GAMMA.get(_plain(case), (0.0003, 0.0025, 0.01, 0.03))
 
 
 def _none(case: Case) -> tuple[float, ...]:
@@ -68,7 +72,7 @@ def _none(case: Case) -> tuple[float, ...]:
 METHODS: dict[str, Method] = {
     "csgm": Method("CSGM", _gamma, _point("latent-norm", "l2", 1.0)),
     "glowip": Method("GlowIP", lambda c: (0.0, *_gamma(c)[:3]), _point("latent-norm", "l2", 0.0)),
-    "map": Method("MAP (Helminger)", lambda c: (0.25, 0.5, 1.0, 2.0), _map, ("denoise",)),
+    "map": Method("MAP (Helminger)", lambda c: (0.25, 0.5, 1.0, 2.0), _map, ("denoise", "denoise-1x1")),
     "bm3d": Method("BM3D", _none, None, ("denoise",)),
     "solverip": Method("likelihood-regularised, L1", _alpha, _point("likelihood-u")),
     "mean": Method(
@@ -90,4 +94,6 @@ def method_named(name: str) -> Method:
 
 
 def applies(method: Method, case: Case) -> bool:
+    if case.prior != FACES.prior and not (method.published and method.settings):
+        return False
     return method.tasks is None or case.name in method.tasks

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.composing.bootstrap import Interval, indices, mean_interval, number
 from benchmarks.composing.cells import NONE, table
 from benchmarks.composing.page import findings
-from benchmarks.restoration.cases import BATCH, CASES, Case
+from benchmarks.restoration.cases import BATCH, CASES, FACES, Case
 from benchmarks.restoration.methods import METHODS, applies
 from benchmarks.restoration.run import RESULTS, path_of
 
@@ -87,7 +87,8 @@ def case_section(case: Case, out: Path) -> str:
             ]
         )
     head = ["method", "images", "weight", "PSNR, dB ↑", "pooled, dB ↑", "SSIM ↑", "seconds", "paper: dB / SSIM"]
-    return f"## {case.name.capitalize()}\n\n{table(head, lines)}"
+    title = case.name.capitalize() if case.prior == FACES.prior else f"{case.task.capitalize()}, under the prior `{case.prior}`"
+    return f"## {title}\n\n{table(head, lines)}"
 
 
 def tuning_section(out: Path) -> str:

@@ -94,12 +94,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(cases: list[Case], options: argparse.Namespace, command: str) -> None:
-    name = options.prior or FACES.prior
-    images = load(FACES, options.data, name)
-    prior = flowinv.load_prior(name).fingerprint()
+    images = load(FACES, options.data, options.prior or FACES.prior)
     stores: dict[tuple[str, str], Store] = {}
     jobs: list[tuple[str, Job]] = []
     for case in cases:
+        name = options.prior or case.prior
+        prior = flowinv.load_prior(name).fingerprint()
         for method in options.methods:
             if not applies(METHODS[method], case):
                 continue
