@@ -27,13 +27,25 @@ def test_noise_goes(channels: int) -> None:
     torch.testing.assert_close(denoise(y[1:], 0.1), found[1:])
 
 
+def test_sigma_is_the_noises_own_scale() -> None:
+    """Of edges and noise the right sigma leaves less than one that is a third, or three times, as large."""
+    pytest.importorskip("bm3d")
+    x = 0.25 + 0.5 * ((torch.arange(32)[:, None] // 5 + torch.arange(32) // 5) % 2).expand(1, 1, 32, 32).float()
+    y = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    errors = {s: float((denoise(y, s) - x).square().mean()) for s in (0.03, 0.1, 0.3)}
+    assert errors[0.1] < 0.8 * errors[0.03] and errors[0.1] < 0.8 * errors[0.3]
+
+
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match=r"takes images .* got \(2, 2, 32, 32\)"):
         denoise(torch.zeros(2, 2, 32, 32), 0.1)
     with pytest.raises(ValueError, match=r"at least 8 x 8 pixels, got \(1, 1, 4, 4\)"):
         denoise(torch.zeros(1, 1, 4, 4), 0.1)
-    with pytest.raises(ValueError, match="sigma must be positive, got 0"):
-        denoise(torch.zeros(1, 1, 8, 8), 0)
+    for sigma in (0, float("inf")):
+        with pytest.raises(ValueError, match=f"sigma must be positive and finite, got {sigma}"):
+            denoise(torch.zeros(1, 1, 8, 8), sigma)
+    with pytest.raises(ValueError, match="y has 64 values that are NaN or infinite"):
+        denoise(torch.full((1, 1, 8, 8), float("nan")), 0.1)
 
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,6 +228,12 @@ BAD: list[tuple[tuple[object, ...], str]] = [
         (*IMAGE, "--task", "denoise", "--solver", "csgm", "--likelihood", "digits", "--beta", 3),
         "csgm has a misfit of its own",
     ),
+    ((*IMAGE, "--task", "denoise", "--weight", 3), "svi has no setting 'weight'"),
+    ((*IMAGE, "--task", "denoise", "--solver", "solverip", "--weight", -1), "weight must be at least 0, got -1"),
+    (
+        (*IMAGE, "--task", "denoise", "--solver", "solverip", "--likelihood", "laplace"),
+        "cannot use --likelihood laplace",
+    ),
     (("amortize", "in/amortize-half.toml", "--out", "out"), "amortizer setting steps = 4.5 is not valid: expected int"),
     (
         ("amortize", "in/amortize-word.toml", "--out", "out"),

@@ -498,6 +498,33 @@ def test_a_term_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state()
     assert torch.isfinite(caught.value.result.objective).all()
 
 
+def test_a_restart_that_is_lost_leaves_the_others_alone() -> None:
+    problem = glow_problem()
+    calls: list[int] = []
+    lose: list[int] = []
+
+    def log_prob(y: Tensor, prediction: Tensor) -> Tensor:
+        calls.append(1)
+        value = -0.5 * ((y - prediction) / 0.3).square().flatten(-3).sum(-1)
+        bad = torch.zeros_like(value)
+        if len(calls) == 12 and lose:
+            bad[lose[0], 1] = float("nan")  # (restarts, observations)
+        return value + bad
+
+    settings = replace(SHORT, misfit="likelihood", restarts=2, steps=20)
+    given = InverseProblem(problem.given_prior, problem.operator, CustomLikelihood(log_prob), problem.y)
+    whole = PointSolver(settings).solve(given)
+    kept = int(whole.restarts[:, 1].argmin())
+    for loser in (1 - kept, kept):
+        calls.clear()
+        lose[:] = [loser]
+        found = PointSolver(settings).solve(given)
+        assert torch.equal(found.z[0], whole.z[0]) and torch.isfinite(found.objective).all()
+        assert torch.equal(found.z[1], whole.z[1]) == (loser != kept)
+        assert torch.equal(found.restarts[1 - loser, 1], whole.restarts[1 - loser, 1])
+        assert torch.isfinite(torch.tensor(found.trace["objective"])).all()
+
+
 def test_counts_are_not_compared_with_intensities() -> None:
     prior = Flow(Affine(torch.full((3,), 5.0).double(), torch.eye(3).double()), (3,))
     y = torch.tensor([[2.0, 0.0, 9.0]]).double()
@@ -509,6 +536,9 @@ def test_counts_are_not_compared_with_intensities() -> None:
             continue
         with pytest.raises(ValueError, match="y holds counts and A"):
             PointSolver(SHORT).solve(problem)
+    mixed = Poisson(torch.tensor([[1.0, 0.5, 1.0]]).double(), counts=True, background=0.1)
+    with pytest.raises(ValueError, match="y holds counts and A"):
+        PointSolver(SHORT).solve(InverseProblem(prior, Identity(), mixed, y))
 
 
 def test_steps_that_grow_without_bound_are_reported() -> None:
@@ -568,6 +598,9 @@ def test_a_solver_has_a_preset_for_each_task() -> None:
     assert preset_for("solverip", "inpaint-box") == "solverip-inpaint" and preset_for("solverip") == "solverip-deblur"
     assert [preset_for("glowip", t) for t in ("denoise", "superres", None)] == ["glowip-denoise", "glowip", "glowip"]
     assert all(preset_for(name, "no-such-task") == SOLVERS[name].presets[0] for name in SOLVERS)
+    tasks = ("denoise", "deblur", "inpaint-box", "colorize")
+    assert all(preset_for(name, task) in SOLVERS[name].presets for name in SOLVERS for task in tasks)
+    assert preset_for("csgm", "denoise") == "csgm-fast"
 
 
 def test_an_unknown_preset_lists_the_known() -> None:
@@ -587,6 +620,16 @@ def test_presets_state_what_the_papers_do() -> None:
         s = p[f"solverip-{name}"]
         assert (s.misfit, s.penalty, s.init_scale, s.learning_rate, s.steps) == ("l1", "likelihood-u", 0.1, 5e-3, 1500)
         assert s.weight == pytest.approx(alpha) and s.betas == (0.9, 0.999) and s.keep == "last"
+    for name, gamma, start in (
+        ("glowip-denoise", 0.1 / 4, 0.0),
+        ("solverip-csgm-denoise", 0.1 / 4, 1.0),
+        ("solverip-csgm", 0.01 / 4, 1.0),
+        ("solverip-csgm-colorize", 0.01 / 12, 1.0),
+        ("glowip", 0.0, 0.0),
+    ):
+        s = p[name]
+        assert (s.misfit, s.penalty) == ("l2", "latent-norm" if gamma else "none") and s.init_scale == start
+        assert s.weight == pytest.approx(gamma) and (s.learning_rate, s.steps) == (5e-3, 1500)
     assert p["glowip-lbfgs"].steps == 20 * 20 and p["glowip-lbfgs-cs"].steps == 30 * 20
     assert (p["map"].weight, p["map"].learning_rate, p["map"].penalty) == (0.5, 0.0015, "likelihood-u")
     assert str(p["csgm"]) == "||A(x) - y||^2 + 0.1 ||z||^2" and str(p["asim"]) == "||A(x) - y||^2"

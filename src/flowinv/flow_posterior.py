@@ -66,7 +66,10 @@ class FlowPosterior(Posterior):
     @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:
         """log q(x | y) of images x (..., B, *shape), in nats, shape (..., B): through the prior's and fhat's inverses."""
-        self.prior.check(x, slack=1.0)  # a draw may lie beyond the support, by rounding or by the flow's making
+        low, high = self.prior.support
+        if math.isfinite(high - low):  # a draw may lie beyond the support, by rounding or by the flow's making
+            low, high = 2 * low - high, 2 * high - low
+        self.prior.check(x, bounds=(low, high))
         lead = x.shape[: x.dim() - len(self.shape)]
         if lead[-1] != self.batch:
             raise ValueError(

@@ -72,6 +72,11 @@ def test_foreign_dictionaries_are_refused(values: dict, message: str) -> None:
         (PatchFlowConfig((1, 8, 16), (2, 2), splits=()), r"square images, got \(1, 8, 16\)"),
         (PatchFlowConfig((1, 8, 8), (2, 2), splits=(1,)), "nothing follows scale 1 of 2"),
         (PatchFlowConfig((1, 8, 8), (2, 2), splits=(), context=(3,)), r"takes no context, got \(3,\)"),
+        (PatchFlowConfig((1, 8, 8), (), splits=()), r"at least one scale, got steps=\(\)"),
+        (
+            PatchFlowConfig((1, 8, 8), (2, 2), splits=(), mixing="orthogonal"),
+            "mixing is 'swap' or 'lu', got 'orthogonal'",
+        ),
         (PatchFlowConfig((1, 12, 12), (2, 2), splits=()), "maps have side 1, 2, 4, 8 or more, got 6"),
         (RealNVPConfig((1, 6, 6), scales=3), "H and W divisible by 4"),
         (RealNVPConfig((1, 8, 8), scales=0), "at least one scale, got scales=0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,12 @@ from flowinv.flows.layers.couplings import (
     AdditiveCoupling,
     AffineCoupling,
     MaskedAffineCoupling,
+    SigmoidCoupling,
     channel_mask,
     checkerboard_mask,
     clamped,
 )
-from flowinv.flows.networks import ConvNet
+from flowinv.flows.networks import ConvNet, PatchNet
 
 
 class Constant(nn.Module):
@@ -39,6 +41,22 @@ def test_affine_coupling_known_answer() -> None:
     scale = 2 * torch.tanh(torch.tensor(0.25))
     torch.testing.assert_close(z, torch.stack([torch.tensor(1.0), 7 * scale.exp()])[None])
     torch.testing.assert_close(log_det, scale[None])
+
+
+def test_sigmoid_coupling_known_answer() -> None:
+    """(4 + 3) sigmoid(.5 + 2), by hand."""
+    z, log_det = SigmoidCoupling(2, Constant(0.5, 3.0)).encode(torch.tensor([[1.0, 4.0]]))
+    scale = 1 / (1 + math.exp(-2.5))
+    torch.testing.assert_close(z, torch.tensor([[1.0, 7 * scale]]))
+    torch.testing.assert_close(log_det, torch.tensor([math.log(scale)]))
+
+
+def test_decoding_never_starts_a_norm_inside_a_coupling(generator: torch.Generator) -> None:
+    layer = SigmoidCoupling(6, PatchNet(3, 6, 4, 8)).train()
+    layer.decode(torch.randn(2, 6, 8, 8, generator=generator))
+    assert not layer.net.norm.initialised and layer.net.training and layer.net.norm.training
+    layer.encode(torch.randn(2, 6, 8, 8, generator=generator))
+    assert layer.net.norm.initialised
 
 
 def test_additive_coupling_known_answer() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,8 +18,10 @@ def denoise(y: Tensor, sigma: float) -> Tensor:
     if not isinstance(y, Tensor) or y.dim() != 4 or y.shape[1] not in (1, 3) or min(y.shape[2:]) < 8:
         got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         raise ValueError(f"BM3D takes images (B, 1 or 3, H, W) of at least 8 x 8 pixels, got {got}")
-    if not sigma > 0:
-        raise ValueError(f"sigma must be positive, got {sigma!r}")
+    if not torch.isfinite(y).all():
+        raise ValueError(f"y has {int((~torch.isfinite(y)).sum())} values that are NaN or infinite")
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma must be positive and finite, got {sigma!r}")
     try:
         import bm3d
     except ImportError:

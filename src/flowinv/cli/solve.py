@@ -52,6 +52,9 @@ def solve(
     steps: Annotated[
         int | None, typer.Option(help="At most so many steps; of chains so many, with warm-up in proportion.")
     ] = None,
+    weight: Annotated[
+        float | None, typer.Option(help="Weight of a point solver's penalty (default: its preset's).")
+    ] = None,
     chains: Annotated[int | None, typer.Option(help="So many chains, of the solvers that run chains.")] = None,
     amortizer: Annotated[
         Path | None, typer.Option(help="For avi and semi-amortized: what `flowinv amortize` wrote.")
@@ -90,7 +93,7 @@ def solve(
         raise ValueError("give either --image (to degrade) or --measurement, not both or neither")
     if (task is None) == (operator is None):
         raise ValueError("give the forward operator either by --task or by --operator module:function")
-    changes = {"steps": steps, "chains": chains, "bf16": bf16 or None}
+    changes = {"steps": steps, "weight": weight, "chains": chains, "bf16": bf16 or None}
     chosen_preset = preset or preset_for(solver, task)
     settings = settings_for(solver, chosen_preset, seed=seed, **{k: v for k, v in changes.items() if v is not None})
     info = solver_info(solver)
@@ -109,6 +112,10 @@ def solve(
         y = _measured(flow, chosen, measurement)
     else:
         y = chosen.observe(truth, torch.Generator().manual_seed(seed), noise=not noiseless)
+        if info.engine == "optimization" and not info.uses_likelihood and not noiseless:
+            typer.echo(
+                f"{solver} does not see sigma: noise of {sigma:g} is in y, the penalty's weight is {settings.weight:g}"
+            )
     problem = InverseProblem(flow, chosen.operator, noise, y)
     if info.engine == "amortized" or solver == "semi-amortized":
         trained = trained or find_amortizer(problem)

@@ -204,6 +204,10 @@ def build_patch_flow(config: PatchFlowConfig) -> Bijection:
         raise ValueError(f"this flow takes no context, got {config.context}")
     if config.shape[1] != config.shape[2]:
         raise ValueError(f"this flow is for square images, got {config.shape}")
+    if not config.steps:
+        raise ValueError("a multiscale flow needs at least one scale, got steps=()")
+    if config.mixing not in ("swap", "lu"):
+        raise ValueError(f"mixing is 'swap' or 'lu', got {config.mixing!r}")
     if outside := [level for level in config.splits if not 0 <= level < len(config.steps) - 1]:
         raise ValueError(f"nothing follows scale {outside[0]} of {len(config.steps)}: it cannot be split")
     generator = torch.Generator().manual_seed(config.seed)

@@ -77,10 +77,10 @@ class Flow(Bijection):
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density of data x (B, *shape), in nats, shape (B,).
 
-        Where nothing bounds the flow, as without an input transform, it has draws a little beyond the support, and they are
-        taken: up to the support's width from its ends.
+        A transform that ends beyond the support (``Logit``), or nowhere (none), makes draws there: they are taken, up to half
+        the support's width from its ends.
         """
-        self.check(x, slack=0.0 if self._bounded() else 1.0)
+        self.check(x, bounds=self._reach())
         if x.dim() != len(self.shape) + 1:
             raise ValueError(f"x must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         z, log_det = self.encode(x, context)
@@ -111,16 +111,21 @@ class Flow(Bijection):
         state = chain(self.parameters(), self.buffers())
         return next((t for t in state if t.is_floating_point()), torch.empty(0))
 
-    def _bounded(self) -> bool:
-        """Whether the transform keeps draws within bounds, however far out u lies."""
-        like = self._like()
-        far = like.new_full((1, *self.shape), math.inf)
-        return bool(torch.isfinite(self.transform.decode(far)[0]).all())
+    @torch.no_grad()
+    def _reach(self) -> tuple[float, float]:
+        """Where the transform's values end, but no further than half the support's width beyond it."""
+        (low, high), like = self.support, self._like()
+        if not math.isfinite(high - low):
+            return low, high
+        far = torch.stack([like.new_full(self.shape, end) for end in (-math.inf, math.inf)])
+        bottom, top = (float(end) for end in torch.aminmax(self.transform.decode(far)[0].nan_to_num()))
+        half = (high - low) / 2
+        return min(low, max(bottom, low - half)), max(high, min(top, high + half))
 
-    def check(self, x: Tensor, name: str = "x", slack: float = 0.0) -> None:
+    def check(self, x: Tensor, name: str = "x", bounds: tuple[float, float] | None = None) -> None:
         """Refuse data of the wrong type, shape or range, saying what came and what was expected.
 
-        ``slack`` lets so many widths of the support beyond its ends pass.
+        The range is ``bounds``, by default the support.
         """
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise TypeError(
@@ -131,8 +136,8 @@ class Flow(Bijection):
         if not torch.isfinite(x).all():
             raise ValueError(f"{name} has {int((~torch.isfinite(x)).sum())} values that are NaN or infinite")
         low, high = self.support
-        more = slack * (high - low) if math.isfinite(high - low) else 0.0
-        if x.numel() and (x.min() < low - more or x.max() > high + more):
+        bottom, top = bounds or self.support
+        if x.numel() and (x.min() < bottom or x.max() > top):
             raise ValueError(
                 f"{name} must lie in [{low:g}, {high:g}], got values from {float(x.min()):.4g} to {float(x.max()):.4g}"
             )

@@ -107,7 +107,7 @@ SOLVERS: dict[str, SolverInfo] = {
     ),
     "csgm": SolverInfo(
         "optimization",
-        ("csgm-fast", "csgm"),
+        ("csgm-fast", "csgm", "solverip-csgm", "solverip-csgm-denoise", "solverip-csgm-colorize"),
         _POINT,
         "three restarts of 333 prior passes with gradient",
         "as a baseline: the latent of least misfit and norm (Bora et al.)",
@@ -146,6 +146,11 @@ SOLVERS: dict[str, SolverInfo] = {
     ),
 }
 
+_OF_TASKS = {
+    "solverip": {task: f"solverip-{task}" for task in ("denoise", "deblur", "inpaint", "colorize")},
+    "glowip": {"denoise": "glowip-denoise"},
+}
+
 
 def solver_info(name: str) -> SolverInfo:
     """The entry of a solver; an unknown name is refused with the known ones."""
@@ -156,8 +161,10 @@ def solver_info(name: str) -> SolverInfo:
 
 def preset_for(name: str, task: str | None = None) -> str:
     """The preset a solver is run with unless another is named: the one for a task where it has one, else its first."""
-    presets = solver_info(name).presets
-    return next((p for p in presets if task is not None and task.startswith(p.rpartition("-")[2])), presets[0])
+    fitting = (
+        preset for start, preset in _OF_TASKS.get(name, {}).items() if task is not None and task.startswith(start)
+    )
+    return next(fitting, solver_info(name).presets[0])
 
 
 def settings_for(name: str, preset: str | None = None, **changes: Any) -> Any:

@@ -25,6 +25,7 @@ from .minimizers import LBFGS, Adam, Minimizer
 from .progress import Diverged, SolverProgress, drive, preset_or_settings
 
 CHECKPOINT = "flowinv-point-solver"
+_STATE = ("z", "good", "best", "lowest", "running", "lost", "steps_taken")
 MISFITS = {"l2": "||A(x) - y||^2", "l1": "||A(x) - y||_1", "likelihood": "-log p(y | x)"}
 PENALTIES = {
     "none": "",
@@ -116,7 +117,7 @@ OPTIMIZATION_PRESETS: dict[str, OptimizationSettings] = {
     "asim": _ASIM,
     "ivom": _ASIM,
     # The same on a CPU, both within 1000 prior passes for each observation (choice: a rate at which z can go as far).
-    # Choice: CSGM from N(0, I). Through a ``Gaussianize`` transform, that of the shipped priors, z = 0 is a black image whose
+    # Choice: CSGM from N(0, I). Through a ``Gaussianize`` transform, that of the shipped digits, z = 0 is a black image whose
     # gradient is next to nothing: from .1 N(0, I) the penalty wins, and the run ends there (MNIST completion: misfit 38, not .4).
     "csgm-fast": OptimizationSettings(
         penalty="latent-norm", weight=0.1, init_scale=1.0, restarts=3, learning_rate=0.02, steps=333
@@ -130,6 +131,7 @@ OPTIMIZATION_PRESETS: dict[str, OptimizationSettings] = {
     "solverip-colorize": _regularised(0.02 / 6),
     "solverip-csgm-denoise": _solverip(penalty="latent-norm", weight=0.1 / 4),
     "solverip-csgm": _solverip(penalty="latent-norm", weight=0.01 / 4),
+    "solverip-csgm-colorize": _solverip(penalty="latent-norm", weight=0.01 / 12),
     "glowip-denoise": _solverip(penalty="latent-norm", weight=0.1 / 4, init_scale=0.0),
     "glowip": _solverip(init_scale=0.0),
     # Asim et al.'s own optimiser: 20 (compressed sensing: 30) calls of torch's L-BFGS, of 20 iterations each.
@@ -186,7 +188,8 @@ class _Run:
     def __init__(self, problem: InverseProblem, settings: OptimizationSettings):
         self.problem, self.settings = problem, settings
         noise = problem.likelihood
-        if settings.misfit != "likelihood" and isinstance(noise, Poisson) and noise.counts and noise.gain != 1:
+        own = settings.misfit != "likelihood"
+        if own and isinstance(noise, Poisson) and noise.counts and bool((torch.as_tensor(noise.gain) != 1).any()):
             raise ValueError(f"y holds counts and A(x) does not ({noise!r}): use misfit 'likelihood'")
         stepping = problem.prior.frozen(bf16=True) if settings.bf16 else problem.prior
         self.objective = _Objective(problem, settings, stepping)
@@ -202,6 +205,7 @@ class _Run:
         lead = self.z.shape[:2]
         self.lowest = self.z.new_full(lead, torch.finfo(self.z.dtype).max)
         self.running = torch.ones(lead, dtype=torch.bool, device=self.z.device)
+        self.lost = ~self.running  # runs that left the finite numbers, held at the step before
         self.steps_taken = torch.zeros(lead, dtype=torch.long, device=self.z.device)
         self.values: list[Tensor] = []  # per step, the objective (R, B)
         self.step, self.seconds = 0, 0.0
@@ -227,22 +231,22 @@ class _Run:
     def one_step(self) -> None:
         z = self.z.detach().requires_grad_()
         terms = self.objective.terms(z)
-        for name, value in terms.items():
-            self._check(name, value)
         require_gradient(terms["the misfit"], "the misfit")
         value = sum(terms.values(), z.new_zeros(()))
         (grad,) = torch.autograd.grad(value.sum(), z)
-        self._check("the gradient", grad.flatten(2).sum(2))
-        value = value.detach()
+        for name, found in {**terms, "the gradient": grad.flatten(2).sum(2)}.items():
+            self._lose(name, ~torch.isfinite(found.detach()))
+        value = torch.where(self.lost, self.lowest, value.detach())
         self.values.append(value)
         lower = value < self.lowest
         self.best = torch.where(_over(lower, z), z.detach(), self.best)
         self.lowest = torch.where(lower, value, self.lowest)
         if self.settings.early_stop:
             self.running &= ~self._settled()
+        grad = torch.where(_over(self.lost, z), 0.0, grad)
         moved = self.minimizer.step(z.detach().flatten(0, 1).flatten(1), grad.flatten(0, 1).flatten(1))
-        self.good = self.z
-        self.z = torch.where(_over(self.running, z), moved.view_as(z), self.z)
+        self.good = torch.where(_over(self.lost, z), self.good, self.z)
+        self.z = torch.where(_over(self.running, z), moved.view_as(z), self.good)
         self.steps_taken += self.running
         self.step += 1
 
@@ -255,10 +259,13 @@ class _Run:
         last = torch.stack(self.values[-w:]).mean(0)
         return before - last < self.settings.tolerance * torch.maximum(before.abs(), last.abs())
 
-    def _check(self, name: str, value: Tensor) -> None:
-        wrong = (~torch.isfinite(value)).any(0)
-        if wrong.any():
-            raise self.diverged(f"{name} of observation {int(wrong.nonzero()[0, 0])}")
+    def _lose(self, name: str, wrong: Tensor) -> None:
+        """Give up runs, (R, B); an observation without any other ends them all."""
+        self.lost |= wrong
+        self.running &= ~self.lost
+        gone = self.lost.all(0)
+        if gone.any():
+            raise self.diverged(f"{name} of observation {int(gone.nonzero()[0, 0])}")
 
     def diverged(self, term: str) -> Diverged:
         return Diverged(self.step, term, self._estimate(self.good[None]))
@@ -266,7 +273,7 @@ class _Run:
     def estimate(self) -> PointEstimate:
         kept = [self.z, self.best] if self.settings.keep == "best" else [self.z]
         estimate = self._estimate(torch.stack(kept))
-        self._check("the objective", estimate.restarts)
+        self._lose("the objective", ~torch.isfinite(estimate.restarts))
         return estimate
 
     @torch.no_grad()
@@ -310,7 +317,7 @@ class _Run:
         return {"settings": settings, "problem": self.problem.fingerprint()}
 
     def _state(self) -> dict[str, Tensor]:
-        own = {name: getattr(self, name) for name in ("z", "good", "best", "lowest", "running", "steps_taken")}
+        own = {name: getattr(self, name) for name in _STATE}
         return {**own, **{f"minimizer.{k}": v for k, v in self.minimizer.tensors.items()}}
 
     def save(self, folder: Path) -> None:
@@ -327,7 +334,7 @@ class _Run:
         tensors = {k: v.to(expected[k].device) for k, v in tensors.items()}
         self.values = list(tensors.pop("values"))
         self.minimizer.tensors = under("minimizer", tensors)
-        for name in ("z", "good", "best", "lowest", "running", "steps_taken"):
+        for name in _STATE:
             setattr(self, name, tensors[name])
         self.step, self.seconds = config["step"], config["seconds"]
 
@@ -369,8 +376,8 @@ class PointSolver:
         """A point estimate for every observation of the problem; the problem is left as it was.
 
         With ``checkpoint`` (a folder) the run is saved there every ``every`` seconds and when interrupted, and goes on from
-        there if the folder holds a run of the same problem and settings. Raises ``Diverged`` where a term is no longer
-        finite, with the estimate from the step before.
+        there if the folder holds a run of the same problem and settings. A restart whose objective is no longer finite is held
+        at the step before; ``Diverged``, with the estimate from there, is raised where an observation has no other.
         """
         run = _Run(problem, self.settings)
 

@@ -58,7 +58,12 @@ class ScalingCoupling(Coupling):
         return torch.cat([x1, (x2 + t) * s.exp()], 1), event_sum(s)
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z1, z2, s, t = self._split(z, context)
+        if not self.net.training:
+            z1, z2, s, t = self._split(z, context)
+        else:  # a norm in the network takes its start from encoded data, not from noise
+            self.net.eval()
+            z1, z2, s, t = self._split(z, context)
+            self.net.train()
         return torch.cat([z1, z2 * (-s).exp() - t], 1), -event_sum(s)
 
 
@@ -83,6 +88,7 @@ class SigmoidCoupling(ScalingCoupling):
     r"""(x1, x2) -> (x1, sigmoid(s(x1) + 2) (x2 + t(x1))): scales lie in (0, 1), and start at sigmoid(2) = .88.
 
     x1 is the first ``size // 2`` channels (rounded up where odd). :math:`\log|\det| = \sum \log\mathrm{sigmoid}(s + 2)`.
+    Shift, then scale, as both public codes do; the paper's eq. 11 is written the other way round.
 
     Source: Kingma and Dhariwal, Glow, public code; Generative Flows as a General Purpose Solution for Inverse Problems.
     """
