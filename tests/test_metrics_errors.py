@@ -97,8 +97,8 @@ def test_psnr_is_that_of_scikit_image() -> None:
 def test_pooled_psnr_undoes_the_published_double_square_root() -> None:
     """The published code: bytes floored to 5 bits, one root mean square for the batch, and a second root by mistake."""
     x, truth = pair(32, 3, 8, 8)
-    x[0] += 0.7  # leaves [0, 1]: clamped to byte 255
-    levels = [np.clip(np.floor(v.numpy() * 32) * 8, 0, 255) for v in (x, truth)]
+    x[0] += 0.7  # leaves [0, 1]: clamped to the last of 32 levels, byte 248
+    levels = [np.clip(np.floor(v.numpy() * 32), 0, 31) * 8 for v in (x, truth)]
     root = np.sqrt(np.mean((levels[0] - levels[1]) ** 2))
     printed = 20 * np.log10(255 / np.sqrt(root))
     found = float(metrics.pooled_psnr(x, truth, bits=5))

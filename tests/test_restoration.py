@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -11,12 +12,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.composing.data import Images
+from benchmarks.restoration import page, run, work
 from benchmarks.restoration.cases import CASES, Case
-from benchmarks.restoration.methods import METHODS
-from benchmarks.restoration.page import pooled
+from benchmarks.restoration.methods import METHODS, applies, point_settings
+from benchmarks.restoration.page import ahead, pooled
 from benchmarks.restoration.run import settings_of
-from flowinv import Flow
+from flowinv import Affine, Flow, InverseProblem
 from flowinv.flows import Elementwise
+from flowinv.metrics import pooled_psnr
+from flowinv.metrics.errors import quantised
+from flowinv.priors import save_prior
+from flowinv.solvers import Diverged
 
 
 def normal_images() -> Flow:
@@ -26,10 +33,21 @@ def normal_images() -> Flow:
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 def test_every_method_has_settings_for_every_weight(case: Case) -> None:
     for name, method in METHODS.items():
-        settings_of(case, name, "prior", None)
+        if not applies(method, case) or name == "mean":
+            continue
+        solver = settings_of(case, name, "prior")["solver"]
+        assert "weight" not in solver and (name == "bm3d" or solver["steps"] == 500)
         for weight in method.weights(case):
-            if method.settings is not None:
-                assert method.settings(weight).weight == (0 if "none" in name else weight)
+            found = point_settings(name, case, weight, paper=True)
+            if found is not None:
+                assert found.weight == (0 if "none" in name else weight) and found.steps == 1500
+                assert found.learning_rate == (1.5e-3 if name == "map" else 5e-3)
+
+
+def test_the_mean_wants_settings_that_were_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.restoration.work.tuned", lambda case, method: {})
+    with pytest.raises(ValueError, match="svi is not tuned on faces yet"):
+        settings_of(CASES["denoise"], "mean", "prior")
 
 
 def test_the_hole_and_the_noise_are_the_papers() -> None:
@@ -45,3 +63,91 @@ def test_pooled_decibels_by_hand() -> None:
     rows = [{"image": i, "squared_error_5bit": 64.0 if i < 32 else 256.0} for i in range(64)]
     expected = 20 * math.log10(255) - 10 * (math.log10(64) + math.log10(256)) / 2
     assert pooled(rows).value == pytest.approx(expected)
+
+
+def test_pooled_decibels_are_the_metrics() -> None:
+    """Floored to 5 bits in one place: at x = 1 as well, which is level 31."""
+    generator = torch.Generator().manual_seed(0)
+    truth, x = (torch.rand(2, 32, 3, 8, 8, generator=generator) * 1.2 - 0.1).clamp(0, 1)
+    errors = (quantised(x, 5) - quantised(truth, 5)).square().flatten(1).mean(1)
+    rows = [{"image": i, "squared_error_5bit": float(e)} for i, e in enumerate(errors)]
+    assert pooled(rows).value == pytest.approx(float(pooled_psnr(x, truth, 5)))
+    assert quantised(torch.tensor([0.0, 0.031, 0.032, 1.0]), 5).tolist() == [0, 0, 8, 248]
+
+
+def test_methods_are_compared_on_the_same_images() -> None:
+    rows = [{"image": i, "psnr": 20.0 + i} for i in range(3)]
+    others = [{"image": i, "psnr": 19.0 + 2 * i} for i in range(1, 9)]
+    gain = ahead(rows, others)
+    assert gain is not None and gain.count == 2 and gain.value == pytest.approx((0.0 - 1.0) / 2)
+    assert ahead(rows, others[3:]) is None
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Flat pictures for data, and in a folder a prior N(.5, .2^2) of them."""
+    flat = torch.randint(32, (40, 1, 1, 1), generator=torch.Generator().manual_seed(0)).expand(40, 3, 32, 32)
+    monkeypatch.setattr(run, "load", lambda *_: Images(flat, flat, flat, 5))
+    prior = Affine(torch.full((3, 32, 32), 0.5), 0.2 * torch.eye(3072))
+    save_prior(Flow(prior, (3, 32, 32)), tmp_path / "prior")
+    return tmp_path
+
+
+def test_from_tuning_to_the_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = folder / "rows"
+
+    def command(*more: str) -> str:
+        common = [
+            "--data",
+            "none",
+            "--prior",
+            str(folder / "prior"),
+            "--out",
+            str(out),
+            "--workers",
+            "0",
+            "--steps",
+            "3",
+        ]
+        run.main([*common, "--cases", "colorize", "--methods", "csgm", "solverip", *more])
+        return capsys.readouterr().out
+
+    with pytest.raises(SystemExit):
+        command()
+    assert "colorize csgm was not tuned yet on 32 faces" in capsys.readouterr().err
+    assert len(command("--split", "validation").splitlines()) == 2 * 4
+    assert command("--split", "validation") == "", "nothing is left to do"
+    command("--images", "2")
+    command("--images", "3")  # goes on where it stopped
+    for name in ("csgm", "solverip"):
+        found = json.loads((out / "colorize" / f"{name}.json").read_text())
+        tuning = json.loads((out / "colorize" / "tuning" / f"{name}.json").read_text())["rows"]
+        score = {w: sum(r["psnr"] for r in tuning if r["weight"] == w) for w in {r["weight"] for r in tuning}}
+        assert [r["image"] for r in found["rows"]] == [0, 1, 2] and found["settings"]["weight"] == max(
+            score, key=score.get
+        )
+        assert {r["weight"] for r in found["rows"]} == {found["settings"]["weight"]}
+    page.main(["--out", str(out), "--page", str(folder / "page.md")])
+    text = (folder / "page.md").read_text()
+    assert "| CSGM | 3 |" in text and "| likelihood-regularised, L1 | 3 |" in text and "not run" in text
+    path = out / "colorize" / "csgm.json"
+    path.write_text(path.read_text().replace(found["settings"]["prior"], "another"))
+    with pytest.raises(ValueError, match="rows of colorize were made with more than one prior"):
+        page.main(["--out", str(out), "--page", str(folder / "page.md")])
+    with pytest.raises(SystemExit):
+        command("--images", "4")
+    assert "holds rows made with other settings or another prior" in capsys.readouterr().err
+
+
+def test_a_diverged_face_does_not_take_its_batch_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    def restored(job: work.Job, problem: InverseProblem) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if 5 in range(job.place, job.place + len(job.truth)):
+            raise Diverged(1, "the misfit of observation 0", None)
+        return job.truth, {}
+
+    monkeypatch.setattr(work, "_restored", restored)
+    monkeypatch.setattr(work, "_prior", lambda name: normal_images())
+    job = work.Job(CASES["colorize"], "solverip", 0.01, 4, torch.full((3, 3, 32, 32), 0.25), "none")
+    rows = [row for row, _ in work.solve_job(job)]
+    assert [row["image"] for row in rows] == [4, 5, 6] and ["failed" in row for row in rows] == [False, True, False]
+    assert len(page.whole(rows)) == 2 and rows[0]["together"] == 1

@@ -6,7 +6,7 @@ Batches of 32 images of 3x32x32, weights as initialised plus noise (time does no
 default memory format, as published codes run; ``frozen``: no gradients to weights, norms and mixings folded, channels last;
 ``bf16``: coupling networks in bfloat16. The twin runs at the paper's 4/4/6 steps, which is twice the arithmetic, and at 2/2/3,
 which is equal arithmetic. Medians over interleaved rounds, processor milliseconds of one thread for a batch; memory is what
-an iteration keeps for its backward pass.
+an iteration keeps for its backward pass, in bfloat16 with the copies of the weights that are made for it.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def psnr(x: Tensor, truth: Tensor, data_range: float = 1.0) -> Tensor:
 def pooled_psnr(x: Tensor, truth: Tensor, bits: int) -> Tensor:
     r"""PSNR of a whole batch at once, in dB, floored to ``bits`` bits: (...), one value per draw; higher is better.
 
-    With q(v) = floor(2^bits v) 2^(8 - bits), clamped to [0, 255], for v in [0, 1]:
+    With q(v) = min(floor(2^bits v), 2^bits - 1) 2^(8 - bits) for v in [0, 1]:
 
         20 log10(255) - 10 log10 mean_{B, \*shape} (q(x) - q(truth))^2
 
@@ -62,9 +62,14 @@ def pooled_psnr(x: Tensor, truth: Tensor, bits: int) -> Tensor:
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
         raise ValueError(f"bits must be a whole number from 1 to 8, got {bits!r}")
     axes = draw_axes(x, truth)
-    found, wanted = ((v.double() * 2**bits).floor().mul(2.0 ** (8 - bits)).clamp(0, 255) for v in (x, truth))
+    found, wanted = (quantised(v, bits) for v in (x, truth))
     error = (found - wanted).square().flatten(len(axes) - 1).mean(-1)
     return (20 * math.log10(255) - 10 * error.log10()).to(common_dtype(x, truth))
+
+
+def quantised(x: Tensor, bits: int) -> Tensor:
+    """Pixels in [0, 1] floored to ``bits`` bits, as 8-bit values: min(floor(2^bits x), 2^bits - 1) 2^(8 - bits), in float64."""
+    return (x.double() * 2**bits).floor().clamp(0, 2**bits - 1) * 2.0 ** (8 - bits)
 
 
 def ssim(x: Tensor, truth: Tensor, data_range: float = 1.0) -> Tensor:
