@@ -176,9 +176,10 @@ def speed_section(out: Path) -> str:
     return (
         "## Table 2: time of an inverse and of an iteration\n\n"
         f"Processor milliseconds of one thread for a batch of {found['batch']} images: inverse / iteration of the point solver, "
-        f"on {found['machine']['cpu']}. GFLOP count a multiplication and an addition as two. Plain: trainable weights and torch's default memory format, as published codes run. "
-        "Speed-up: of an iteration, frozen and frozen in bf16 over plain. MB kept: what an iteration holds for its backward pass, "
-        "in the three. The paper (on a GPU): 4.46 against 10.86 ms for an inverse.\n\n" + table(head, lines)
+        f"on {found['machine']['cpu']}. GFLOP count a multiplication and an addition as two. Plain: trainable weights and "
+        "torch's default memory format, as published codes run. Speed-up: of an iteration, frozen and frozen in bf16 over "
+        "plain. MB kept: what an iteration holds for its backward pass, in the three. The paper (on a GPU): 4.46 against "
+        "10.86 ms for an inverse.\n\n" + table(head, lines)
     )
 
 
