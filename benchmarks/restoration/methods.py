@@ -84,7 +84,7 @@ def _none(case: Case) -> tuple[float, ...]:
 METHODS: dict[str, Method] = {
     "csgm": Method("CSGM", _gamma, _point("latent-norm", "l2", 1.0)),
     "glowip": Method("GlowIP", lambda c: (0.0, *_gamma(c)[:3]), _point("latent-norm", "l2", 0.0)),
-    "map": Method("MAP (Helminger)", lambda c: (0.25, 0.5, 1.0, 2.0), _map, ("denoise", "denoise-1x1")),
+    "map": Method("MAP (Helminger)", lambda c: (0.125, 0.25, 0.5, 1.0), _map, ("denoise", "denoise-1x1")),
     "bm3d": Method("BM3D", _none, None, ("denoise",)),
     "solverip": Method("likelihood-regularised, L1", _alpha, _point("likelihood-u")),
     "mean": Method(
