@@ -53,7 +53,7 @@ _ALPHA = {
     "colorize": (0.001, 0.0033, 0.01, 0.03),
 }
 _ALPHA_L2 = {"denoise": (0.005, 0.01, 0.02, 0.04)}  # else 2 sigma^2 of sigma .003 to .05
-_GAMMA = {"denoise": (0.0025, 0.01, 0.025, 0.1), "colorize": (0.0003, 0.01 / 12, 0.0025, 0.01)}
+_GAMMA = {"denoise": (0.000625, 0.0025, 0.01, 0.025), "colorize": (0.0003, 0.01 / 12, 0.0025, 0.01)}
 
 
 def _plain(case: Case) -> str:
