@@ -30,6 +30,7 @@ from flowinv.images import read_image
 from flowinv.priors import shipped
 from flowinv.solvers import SOLVERS
 from flowinv.store import read_bundle, write_bundle
+from flowinv.tasks import TASKS
 
 SHAPE = (1, 4, 4)
 TRAINING = """epochs = 4
@@ -234,6 +235,10 @@ BAD: list[tuple[tuple[object, ...], str]] = [
         (*IMAGE, "--task", "denoise", "--solver", "solverip", "--likelihood", "laplace"),
         "cannot use --likelihood laplace",
     ),
+    ((*IMAGE, "--task", "denoise", "-o", "sigma=.2"), "task denoise has no option 'sigma': --sigma sets it"),
+    ((*IMAGE, "--task", "denoise", "-o", "likelihood=laplace"), "has no option 'likelihood': --likelihood sets it"),
+    ((*MEASURED, "--task", "denoise", "--noiseless"), "--noiseless is for --image"),
+    ((*MEASURED, "--task", "denoise", "--fit"), "--fit is for --image"),
     (("amortize", "in/amortize-half.toml", "--out", "out"), "amortizer setting steps = 4.5 is not valid: expected int"),
     (
         ("amortize", "in/amortize-word.toml", "--out", "out"),
@@ -576,6 +581,14 @@ def test_solvers_are_listed_with_one_line_each(run: Run) -> None:
     for line, info in zip(lines, SOLVERS.values(), strict=True):
         assert info.gives in line and info.costs in line and info.when in line
     assert json.loads(run("solvers", "--json")[1]).keys() == SOLVERS.keys()
+
+
+def test_tasks_are_listed_with_their_options(run: Run) -> None:
+    code, out, err = run("tasks")
+    assert code == 0 and not err and "    padding      reflect (default)" in out
+    assert all(f"{name}: {info.description}\n" in out for name, info in TASKS.items())
+    found = json.loads(run("tasks", "--json")[1])
+    assert found == {name: {"description": i.description, "options": i.options} for name, i in TASKS.items()}
 
 
 def test_amortize_then_solve_with_it(run: Run, place: Path) -> None:

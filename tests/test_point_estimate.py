@@ -60,7 +60,7 @@ def test_its_representation_says_what_it_is() -> None:
         "for error bars, a posterior",
     ):
         assert part in text
-    assert text.count("...") == 3 and max(map(len, text.splitlines())) < 132
+    assert text.count("...") == 4 and max(map(len, text.splitlines())) < 132
 
 
 def test_comes_back_from_its_files(tmp_path) -> None:

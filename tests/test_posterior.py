@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from flowinv.families import PreGeneratorConfig
 from flowinv.families.family import composed
 from flowinv.flows.flow import UNIT
 from flowinv.flows.layers.transforms import Gaussianize, Logit
+from flowinv.randomness import keyed_generator
 from flowinv.store import read_bundle, write_bundle
 
 
@@ -67,6 +69,30 @@ def test_draws_have_the_mean_and_covariance_of_the_closed_form(exact: Exact) -> 
     assert mean < 4.5 and cov < 5
     assert distance_of_moments(exact.posterior(shift=0.2).sample(4000, seeded()), exact)[0] > 6
     assert distance_of_moments(exact.posterior(scale=1.15).sample(4000, seeded()), exact)[1] > 6
+
+
+def test_the_draws_of_summaries_are_kept_and_those_of_a_generator_are_not(exact: Exact, monkeypatch) -> None:
+    posterior, asked = exact.posterior(), []
+    draws = type(posterior).draws
+
+    def counted(self: FlowPosterior, n: int, *rest: Any, **more: Any) -> Any:
+        asked.append(n)
+        return draws(self, n, *rest, **more)
+
+    monkeypatch.setattr(type(posterior), "draws", counted)
+    low, high = posterior.credible_interval(0.9, n=300)
+    assert asked == [300]
+    assert torch.equal(posterior.mean(300), posterior.mean(300)) and asked == [300]
+    again = exact.posterior()
+    found = torch.quantile(again.sample(300, keyed_generator(0, 7)), torch.tensor([0.05, 0.95]).double(), dim=0)
+    assert ((found[0] - low).abs() < 0.05).all() and ((found[1] - high).abs() < 0.05).all()
+    asked.clear()
+    posterior.mean(200)
+    assert asked == [200]
+    assert not torch.equal(posterior.mean(200, seeded(1)), posterior.mean(200, seeded(2))) and len(asked) == 3
+    monkeypatch.setattr("flowinv.posterior._KEPT", 10)
+    posterior.std(100)
+    assert posterior._kept[0] == 200, "too many to keep"
 
 
 def test_summaries_are_those_of_the_closed_form(exact: Exact) -> None:

@@ -66,9 +66,9 @@ class FlowPosterior(Posterior):
     @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:
         """log q(x | y) of images x (..., B, *shape), in nats, shape (..., B): through the prior's and fhat's inverses."""
-        low, high = self.prior.support
+        (low, high), (bottom, top) = self.prior.support, self.prior.reach()
         if math.isfinite(high - low):  # a draw may lie beyond the support, by rounding or by the flow's making
-            low, high = 2 * low - high, 2 * high - low
+            low, high = min(bottom, 2 * low - high), max(top, 2 * high - low)
         self.prior.check(x, bounds=(low, high))
         lead = x.shape[: x.dim() - len(self.shape)]
         if lead[-1] != self.batch:

@@ -98,7 +98,7 @@ def read_image(path: str | Path, shape: tuple[int, ...], fit: bool = False) -> T
     if array.shape == shape:
         array = array[None]
     if array.shape[1:] != shape or not len(array):
-        hint = "; --fit resizes a picture" if path.suffix.lower() in _PICTURES and not fit else ""
+        hint = "; flowinv solve --fit resizes a picture" if path.suffix.lower() in _PICTURES and not fit else ""
         raise ValueError(f"{path} has shape {array.shape}, the prior's samples have {shape}{hint}")
     return _to_float(array, path)
 

@@ -193,7 +193,7 @@ def point_sheet(
             columns.append(("truth", known))
         columns.append(("estimate", x))
         if known is not None:
-            columns.append(("error", 0.5 * (low + high) + 0.5 * (x - known)))
+            columns.append(("|error|", low + (x - known).abs()))
         figure, axes = _figure(rows, len(columns), 1.25 * len(columns), 1.25 * rows + 0.35)
         figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.3 / figure.get_figheight(), bottom=0.02)
         for column, (name, images) in enumerate(columns):

@@ -112,7 +112,7 @@ class PointEstimate(Result):
             f"  minimised  {self.provenance.get('minimised', 'an objective')}, best of {len(self.restarts)}"
             f" start{'s' if len(self.restarts) > 1 else ''}, {self.provenance.get('steps')} steps"
             f" in {self.provenance.get('seconds', math.nan):.1f} s",
-            f"  objective  {_few(self.objective)}, of which misfit {_few(self.misfit)}",
+            f"  objective  {_few(self.objective)}: misfit {_few(self.misfit)}, penalty {_few(self.objective - self.misfit)}",
             f"  log p(x)   {_few(self.log_prior)} nats",
             "  ask        .x  .z  .misfit  .log_prior  .restarts  .save(folder); for error bars, a posterior",
         ]

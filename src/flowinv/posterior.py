@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import xarray
 
 FORMAT = "flowinv-posterior"
+_KEPT = 2**26  # numbers
 
 
 class Posterior(Result):
@@ -35,6 +37,7 @@ class Posterior(Result):
     kind: str = ""
     elbo: Tensor | None = None  # nats, (B,), where there is one
     elbo_se: Tensor | None = None
+    _kept: tuple[int, Tensor] | None = None
 
     def draws(self, n: int, generator: torch.Generator, chunk: int = 64) -> Iterator[Tensor]:
         """n draws of every observation in pieces (s, B, *shape) of at most ``chunk`` images: bounded memory for any n."""
@@ -47,8 +50,18 @@ class Posterior(Result):
     # -- summaries -----------------------------------------------------------------------------------
 
     def source(self, n: int = 1024, generator: torch.Generator | None = None) -> summaries.Source:
-        """Restartable draws for ``flowinv.summaries``; without a generator, a fixed one, so that repeated calls agree."""
-        return summaries.restartable(self, n, generator if generator is not None else keyed_generator(0, 7))
+        """Restartable draws for ``flowinv.summaries``; without a generator, a fixed one, so that repeated calls agree.
+
+        The draws of the fixed one are kept between calls, up to 256 MB of them: the first summary pays for the next.
+        """
+        if generator is not None:
+            return summaries.restartable(self, n, generator)
+        count = n * self.batch * math.prod(self.shape)
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1 or count > _KEPT:
+            return summaries.restartable(self, n, keyed_generator(0, 7))
+        if self._kept is None or self._kept[0] != n:
+            self._kept = (n, self.sample(n, keyed_generator(0, 7)))
+        return summaries.from_tensor(self._kept[1])
 
     def mean(self, n: int = 1024, generator: torch.Generator | None = None) -> Tensor:
         """Posterior mean from n draws, (B, *shape): the estimate of least expected squared error."""

@@ -221,3 +221,9 @@ def _check_draws(operator: FunctionOperator, draws: Tensor, first: Tensor) -> No
         raise ValueError(f"{operator!r} fails on several draws ({reason}); {hint}") from None
     if both.shape[1:] != first.shape or (both - torch.stack([first, operator(draws[1])])).abs().max() > scale:
         raise ValueError(f"{operator!r} treats an image differently among several draws; {hint}")
+
+
+def require_problem(problem: object) -> None:
+    """Refuse what is no problem, such as a bare measurement."""
+    if not isinstance(problem, InverseProblem):
+        raise TypeError(f"a solver takes an InverseProblem, got {type(problem).__name__}")

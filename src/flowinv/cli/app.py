@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import typer
 
 from .. import __version__
-from . import amortize, demo, priors, report, solve, solvers, train
+from . import amortize, demo, priors, report, solve, solvers, tasks, train
 
 # typer carries its own copy of click since 0.26: the class is found by way of one that typer exports
 _ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -51,6 +51,7 @@ _COMMANDS = (
     demo.demo,
     solve.solve,
     solvers.solvers,
+    tasks.tasks,
     report.report,
     priors.priors,
     train.train,

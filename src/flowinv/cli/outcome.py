@@ -225,7 +225,7 @@ def _spoken(summary: dict[str, Any]) -> list[str]:
     fit = summary["data_fit"]
     values = ", ".join(f"{v:.2f}" for v in fit["value"])
     expected = (
-        " per measured value (near 1 where prior and noise model are right)"
+        " per measured value (near 1 where fit, prior and noise model are right)"
         if fit["statistic"] == "chi-squared"
         else ""
     )

@@ -50,7 +50,11 @@ def solve(
         str | None, typer.Option(help="One of the solver's presets (default: the task's, or its first).")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="At most so many steps; of chains so many, with warm-up in proportion.")
+        int | None,
+        typer.Option(
+            help="At most so many steps of the fit; of chains so many are kept, with warm-up in proportion. hmc-noise fits svi "
+            "before, and semi-amortized trains where no amortizer fits: these keep their lengths."
+        ),
     ] = None,
     weight: Annotated[
         float | None, typer.Option(help="Weight of a point solver's penalty (default: its preset's).")
@@ -69,7 +73,7 @@ def solve(
 
     [bold]Tasks[/bold]: inpaint-bottom, -top, -left, -right (the named half is observed), inpaint-box, inpaint-pixels,
     inpaint-subpixels, inpaint-mask, denoise, deblur, superres, colorize, compressed-sensing.
-    An unknown option names the ones a task has.
+    `flowinv tasks` lists them with their options.
 
     [bold]Examples[/bold]
 
@@ -88,6 +92,7 @@ def solve(
     from ..priors import load_prior
     from ..problem import InverseProblem
     from ..solvers import Amortizer, find_amortizer, preset_for, settings_for, solver_info
+    from ..solvers.catalogue import USE_AMORTIZER
 
     if (image is None) == (measurement is None):
         raise ValueError("give either --image (to degrade) or --measurement, not both or neither")
@@ -99,7 +104,9 @@ def solve(
     info = solver_info(solver)
     if likelihood != "gaussian" and not info.uses_likelihood:
         raise ValueError(f"{solver} has a misfit of its own: it cannot use --likelihood {likelihood}")
-    if amortizer is not None and solver not in ("avi", "semi-amortized"):
+    if measurement is not None and (fit or noiseless):
+        raise ValueError(f"--{'fit' if fit else 'noiseless'} is for --image: a measurement is taken as it is")
+    if amortizer is not None and solver not in USE_AMORTIZER:
         raise ValueError(f"--amortizer is for avi and semi-amortized, not for {solver}")
     trained = Amortizer.load(amortizer) if amortizer is not None else None
     refuse(out, overwrite)
@@ -136,7 +143,11 @@ def _forward(flow: Flow, noise: Likelihood, task: str | None, options: list[str]
     from ..tasks import task as named_task
 
     if task is not None:
-        return named_task(task, flow.shape, likelihood=noise, **parse_options(options))
+        given = parse_options(options)
+        for name in ("sigma", "likelihood"):
+            if name in given:
+                raise ValueError(f"task {task} has no option {name!r}: --{name} sets it")
+        return named_task(task, flow.shape, likelihood=noise, **given)
     if options:
         raise ValueError("--option belongs to --task; an --operator takes none")
     assert operator is not None

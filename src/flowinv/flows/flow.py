@@ -77,13 +77,14 @@ class Flow(Bijection):
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density of data x (B, *shape), in nats, shape (B,).
 
-        A transform that ends beyond the support (``Logit``), or nowhere (none), makes draws there: they are taken, up to half
-        the support's width from its ends.
+        The support is where the data lie; x may be whatever the flow can make, which without an input transform is anything.
+        x is continuous: of an image in whole grey levels k ask (k + u) / 2^bits with u uniform in (0, 1), not the ends of the
+        levels, where a transform fitted to them has next to no density; or ``log_prob_of_integers``.
         """
-        self.check(x, bounds=self._reach())
+        self.check(x, bounds=self.reach())
         if x.dim() != len(self.shape) + 1:
             raise ValueError(f"x must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
-        z, log_det = self.encode(x, context)
+        z, log_det = self.encode(x.to(self._like().dtype), context)
         return standard_normal_log_prob(z) + log_det
 
     def log_prob_u(self, u: Tensor, context: Tensor | None = None) -> Tensor:
@@ -96,6 +97,10 @@ class Flow(Bijection):
         self, n: int, generator: torch.Generator, context: Tensor | None = None, temperature: float = 1.0
     ) -> Tensor:
         """n draws x = decode(temperature * z), z ~ N(0, I), shape (n, *shape)."""
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"the number of draws must be at least 1, got {n!r}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature must be a finite number of at least 0, got {temperature!r}")
         return self.decode(temperature * self.noise((n,), generator), context)[0]
 
     def noise(self, leading: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -112,15 +117,12 @@ class Flow(Bijection):
         return next((t for t in state if t.is_floating_point()), torch.empty(0))
 
     @torch.no_grad()
-    def _reach(self) -> tuple[float, float]:
-        """Where the transform's values end, but no further than half the support's width beyond it."""
+    def reach(self) -> tuple[float, float]:
+        """Where the transform's values end: the support, or beyond it."""
         (low, high), like = self.support, self._like()
-        if not math.isfinite(high - low):
-            return low, high
         far = torch.stack([like.new_full(self.shape, end) for end in (-math.inf, math.inf)])
-        bottom, top = (float(end) for end in torch.aminmax(self.transform.decode(far)[0].nan_to_num()))
-        half = (high - low) / 2
-        return min(low, max(bottom, low - half)), max(high, min(top, high + half))
+        bottom, top = (float(end) for end in torch.aminmax(self.transform.decode(far)[0]))
+        return min(low, bottom), max(high, top)
 
     def check(self, x: Tensor, name: str = "x", bounds: tuple[float, float] | None = None) -> None:
         """Refuse data of the wrong type, shape or range, saying what came and what was expected.

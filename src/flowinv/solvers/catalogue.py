@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..point_estimate import PointEstimate
 from ..posterior import Posterior
-from ..problem import InverseProblem
+from ..problem import InverseProblem, require_problem
 from ..tasks import Task
 from .amortized import AMORTIZED_PRESETS, AmortizedTrainer, Amortizer, find_amortizer
 from .optimization import OPTIMIZATION_PRESETS, PointSolver
@@ -17,6 +17,7 @@ from .progress import SolverProgress
 from .sampling import SAMPLING_PRESETS, Sampler, SamplingSettings
 from .variational import PRESETS, VariationalSolver
 
+USE_AMORTIZER = ("avi", "semi-amortized")
 TRAINED = "trained"  # within a checkpoint: the amortizer that was trained on the way, to be kept
 Report = Callable[[SolverProgress], None]
 Result = Posterior | PointEstimate
@@ -202,8 +203,8 @@ def _in_proportion(settings: SamplingSettings, steps: Any) -> dict[str, int]:
 
 
 def _checked(name: str, settings: Any) -> Any:
-    """Settings of the solver of that name: given, by a preset's name, or by default; another solver's are refused."""
-    if settings is None or isinstance(settings, str):
+    """Settings of the solver of that name, given or by a preset's name; another solver's are refused."""
+    if isinstance(settings, str):
         return settings_for(name, settings)
     usual = settings_for(name)
     same = {"sampling": ("kernel", "space"), "variational": ("space",)}.get(solver_info(name).engine, ())
@@ -228,12 +229,17 @@ def solve(
 ) -> Result:
     """Solve a problem with the solver of that name: a posterior, or a point estimate.
 
-    ``settings`` are its own, or the name of one of its presets (default: its first; ``preset_for`` names a task's). ``avi`` and
+    ``settings`` are its own, or the name of one of its presets (default: the task's, or its first). ``avi`` and
     ``semi-amortized`` take ``amortizer``, or the shipped one that fits, or train one. ``hmc-noise`` fits svi first.
     ``checkpoint`` is a folder, in which a run that was interrupted goes on; there is one sub-folder for each part of it.
     """
     info = solver_info(name)
-    settings = _checked(name, settings)
+    require_problem(problem)
+    settings = _checked(
+        name, settings if settings is not None else preset_for(name, (problem.operator.spec or {}).get("task"))
+    )
+    if amortizer is not None and name not in USE_AMORTIZER:
+        raise ValueError(f"an amortizer is for {' and '.join(USE_AMORTIZER)}, not for {name}")
     folder = Path(checkpoint) if checkpoint is not None else None
 
     def part(kind: str) -> Path | None:

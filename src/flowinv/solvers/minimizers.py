@@ -13,8 +13,8 @@ class Minimizer(Protocol):
 
     tensors: dict[str, Tensor]
 
-    def step(self, z: Tensor, grad: Tensor) -> Tensor:
-        """The next points, (N, D), from the points and the gradients there."""
+    def step(self, z: Tensor, grad: Tensor, value: Tensor) -> Tensor:
+        """The next points, (N, D), from the points, and the gradients and values (N,) there."""
 
 
 class Adam:
@@ -25,7 +25,7 @@ class Adam:
         zeros = torch.zeros_like(like)
         self.tensors = {"count": torch.zeros((), dtype=torch.long), "mean": zeros, "square": zeros.clone()}
 
-    def step(self, z: Tensor, grad: Tensor) -> Tensor:
+    def step(self, z: Tensor, grad: Tensor, value: Tensor) -> Tensor:
         (a, b), state = self.betas, self.tensors
         state["count"] += 1
         t = int(state["count"])
@@ -35,10 +35,11 @@ class Adam:
 
 
 class LBFGS:
-    r"""z <- z - lr H grad, with H built from the last ``history`` steps of that point; no line search.
+    r"""z <- z - lr H grad, with H built from the last ``history`` steps of that point.
 
-    One gradient each step: ``torch.optim.LBFGS`` without a line search takes the same steps, ``max_iter`` (20) of them in each
-    call to its ``step``, until its stopping rules end it. The first step is min(1, 1 / ||grad||_1) times as long.
+    A step that raises the value is taken back and tried again half as long, at one gradient each. Where none does, these are
+    the steps of ``torch.optim.LBFGS`` without a line search, ``max_iter`` (20) of them in each call to its ``step``, until its
+    stopping rules end it. The first step is min(1, 1 / ||grad||_1) times as long.
     Source: Nocedal and Wright, Numerical Optimization, algorithm 7.4.
     """
 
@@ -54,12 +55,14 @@ class LBFGS:
             "started": torch.zeros((), dtype=torch.bool),
             "last_move": torch.zeros_like(like),
             "last_grad": torch.zeros_like(like),
+            "last_value": like.new_full((rows,), torch.inf),
         }
 
-    def step(self, z: Tensor, grad: Tensor) -> Tensor:
+    def step(self, z: Tensor, grad: Tensor, value: Tensor) -> Tensor:
         state, first = self.tensors, not self.tensors["started"]
+        worse = value > state["last_value"]
         if not first:
-            self._remember(grad)
+            self._remember(grad, ~worse)
         direction = self._direction(grad)
         length = (
             self.learning_rate * (1 / grad.abs().sum(1)).clamp_max(1)
@@ -68,16 +71,20 @@ class LBFGS:
         )
         downhill = (direction * grad).sum(1) < 0  # always, but for rounding and for points at rest
         move = torch.where(downhill[:, None], length[:, None] * direction, torch.zeros_like(direction))
-        state["last_move"].copy_(move)
-        state["last_grad"].copy_(grad)
+        back = state["last_move"] / 2
+        moved = torch.where(worse[:, None], z - back, z + move)
+        state["last_move"].copy_(torch.where(worse[:, None], back, move))
+        state["last_grad"].copy_(torch.where(worse[:, None], state["last_grad"], grad))
+        state["last_value"].copy_(torch.where(worse, state["last_value"], value))
         state["started"].fill_(True)
-        return z + move
+        return moved
 
-    def _remember(self, grad: Tensor) -> None:
+    def _remember(self, grad: Tensor, rows: Tensor) -> None:
+        """The last step and what it changed, of the rows that keep it."""
         state = self.tensors
         move, change = state["last_move"], grad - state["last_grad"]
         product = (move * change).sum(1)
-        (rows,) = (product > 1e-10).nonzero(as_tuple=True)  # what torch.optim.LBFGS asks of a pair
+        (rows,) = (rows & (product > 1e-10)).nonzero(as_tuple=True)  # what torch.optim.LBFGS asks of a pair
         slots = state["pairs"][rows] % self.history
         state["moves"][slots, rows], state["changes"][slots, rows] = move[rows], change[rows]
         state["curvatures"][slots, rows] = 1 / product[rows]

@@ -17,7 +17,7 @@ from ..flows.flow import Flow, standard_normal_log_prob
 from ..gradients import require_gradient
 from ..likelihoods import Poisson, measurement_sum
 from ..point_estimate import PointEstimate
-from ..problem import InverseProblem
+from ..problem import InverseProblem, require_problem
 from ..randomness import keyed_generator
 from ..settings import check_positive, check_types
 from ..store import read_bundle, under, write_bundle
@@ -45,10 +45,10 @@ class OptimizationSettings:
     where the transform dequantises (``Gaussianize``): there p(x) jumps between grey levels, which no gradient sees.
 
     ``restarts`` starts ``init_scale`` * N(0, I), all in one batch; the one with the lowest objective is kept, at its last
-    iterate or its best (``keep``). ``optimizer`` "adam" (``betas``) or "lbfgs" (``history`` pairs, no line search), ``steps``
-    steps of one prior pass each. With ``early_stop`` an observation's run ends once the objective's mean over
-    ``window`` steps falls by less than ``tolerance``, relatively, from the window before. ``bf16`` runs the prior's
-    networks in bfloat16 while stepping, never for what is reported or for the choice among restarts.
+    iterate or its best (``keep``). ``optimizer`` "adam" (``betas``) or "lbfgs" (``history`` pairs; a step that raises the
+    objective is halved), ``steps`` steps of one prior pass each. With ``early_stop`` an observation's run ends once the
+    objective's mean over ``window`` steps falls by less than ``tolerance``, relatively, from the window before. ``bf16`` runs
+    the prior's networks in bfloat16 while stepping, never for what is reported or for the choice among restarts.
     The start of observation b, restart r depends on (``seed``, ``first`` + b, r) alone: set ``first`` where observations of
     a larger set are solved apart. They then agree with the whole to the rounding of the prior's matrix products.
     """
@@ -82,13 +82,16 @@ class OptimizationSettings:
                 )
         counted = ("restarts", "history", "steps", "window")
         check_positive(self, "solver setting", *counted, "learning_rate", "tolerance")
-        for name in ("weight", "init_scale", "first"):
+        for name in ("weight", "init_scale", "first", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"solver setting {name} must be at least 0, got {getattr(self, name)!r}")
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ValueError(f"solver setting betas must be two numbers in [0, 1), got {self.betas!r}")
         if (self.penalty == "none") != (self.weight == 0):
-            raise ValueError(f"penalty {self.penalty!r} does not go with weight {self.weight:g}: none has weight 0")
+            raise ValueError(
+                f"penalty {self.penalty!r} does not go with weight {self.weight:g}: without a penalty the weight is 0, with one it "
+                "is positive; where a preset has none, take another"
+            )
         if self.init_scale == 0 and self.restarts > 1:
             raise ValueError(f"{self.restarts} restarts from z = 0 are the same run: init_scale 0 goes with restarts 1")
 
@@ -135,9 +138,11 @@ OPTIMIZATION_PRESETS: dict[str, OptimizationSettings] = {
     "glowip-denoise": _solverip(penalty="latent-norm", weight=0.1 / 4, init_scale=0.0),
     "glowip": _solverip(init_scale=0.0),
     # Asim et al.'s own optimiser: 20 (compressed sensing: 30) calls of torch's L-BFGS, of 20 iterations each.
-    "glowip-lbfgs": OptimizationSettings(init_scale=0.0, optimizer="lbfgs", learning_rate=1.0, history=100, steps=400),
+    "glowip-lbfgs": OptimizationSettings(
+        init_scale=0.0, optimizer="lbfgs", learning_rate=1.0, history=100, steps=400, keep="best"
+    ),
     "glowip-lbfgs-cs": OptimizationSettings(
-        init_scale=0.0, optimizer="lbfgs", learning_rate=0.1, history=100, steps=600
+        init_scale=0.0, optimizer="lbfgs", learning_rate=0.1, history=100, steps=600, keep="best"
     ),
     # Helminger et al. as run there, eq. 2; a weight of 1 makes it the mode of p(u | y). Choice: 1500 steps.
     "map": OptimizationSettings(
@@ -244,7 +249,7 @@ class _Run:
         if self.settings.early_stop:
             self.running &= ~self._settled()
         grad = torch.where(_over(self.lost, z), 0.0, grad)
-        moved = self.minimizer.step(z.detach().flatten(0, 1).flatten(1), grad.flatten(0, 1).flatten(1))
+        moved = self.minimizer.step(z.detach().flatten(0, 1).flatten(1), grad.flatten(0, 1).flatten(1), value.flatten())
         self.good = torch.where(_over(self.lost, z), self.good, self.z)
         self.z = torch.where(_over(self.running, z), moved.view_as(z), self.good)
         self.steps_taken += self.running
@@ -379,6 +384,7 @@ class PointSolver:
         there if the folder holds a run of the same problem and settings. A restart whose objective is no longer finite is held
         at the step before; ``Diverged``, with the estimate from there, is raised where an observation has no other.
         """
+        require_problem(problem)
         run = _Run(problem, self.settings)
 
         def progress() -> SolverProgress:

@@ -37,6 +37,9 @@ class Diverged(RuntimeError):
 def preset_or_settings(given: S | str, presets: Mapping[str, S]) -> S:
     """Settings as they are, or by the name of a preset; an unknown name is refused with the known ones."""
     if not isinstance(given, str):
+        kind = type(next(iter(presets.values())))
+        if not isinstance(given, kind):
+            raise TypeError(f"settings are {kind.__name__} or a preset's name, got {type(given).__name__}")
         return given
     if given not in presets:
         raise ValueError(f"unknown preset {given!r}: expected one of {', '.join(presets)}")

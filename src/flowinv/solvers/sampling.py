@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checkpoint import fit_or_refuse
 from ..flow_posterior import FlowPosterior
-from ..problem import InverseProblem
+from ..problem import InverseProblem, require_problem
 from ..sampled_posterior import SampledPosterior
 from ..settings import check_positive, check_types
 from ..store import read_bundle, under, write_bundle
@@ -348,6 +348,7 @@ class Sampler:
         interrupted, and go on from there, bit for bit, if it holds chains of the same problem and settings. Raises
         ``Diverged`` where an unadjusted chain is no longer finite.
         """
+        require_problem(problem)
         self._check(problem, through)
         run = _Run(problem, self.settings, through)
 

@@ -18,7 +18,7 @@ from ..families import After, Family, Generators, PreGeneratorConfig
 from ..families.family import composed
 from ..flow_posterior import FlowPosterior
 from ..gradients import require_gradient
-from ..problem import InverseProblem
+from ..problem import InverseProblem, require_problem
 from ..randomness import keyed_generator
 from ..settings import check_positive, check_types
 from ..store import read_bundle, write_bundle
@@ -278,6 +278,7 @@ class VariationalSolver:
         there if the folder holds a fit of the same problem and settings. Raises ``Diverged`` where a term is no longer
         finite.
         """
+        require_problem(problem)
         run = _Run(problem, self.settings, start)
 
         def progress() -> SolverProgress:
