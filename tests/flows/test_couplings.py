@@ -49,6 +49,8 @@ def test_sigmoid_coupling_known_answer() -> None:
     scale = 1 / (1 + math.exp(-2.5))
     torch.testing.assert_close(z, torch.tensor([[1.0, 7 * scale]]))
     torch.testing.assert_close(log_det, torch.tensor([math.log(scale)]))
+    far = SigmoidCoupling(2, Constant(-1e30, 0.0), clamp=4.0).decode(torch.ones(1, 2))[0]
+    torch.testing.assert_close(far, torch.tensor([[1.0, 1 + math.exp(2.0)]]))
 
 
 def test_decoding_never_starts_a_norm_inside_a_coupling(generator: torch.Generator) -> None:

@@ -52,8 +52,9 @@ class PatchFlowConfig:
     """The 1x1-coupling flow on square images: scales down to a single pixel, whose couplings read 1x1 maps.
 
     ``steps[i]`` steps of ActNorm and a sigmoid coupling at scale i, with ``hidden`` channels in their networks
-    (``PatchNet``); half of the channels become latent after each scale in ``splits``. With ``mixing`` "swap" the halves change
-    places at every step; with "lu" an invertible 1x1 convolution comes before every coupling, as in Glow.
+    (``PatchNet``), their scales bounded where ``clamp`` is set (``SigmoidCoupling``); half of the channels become latent after
+    each scale in ``splits``. With ``mixing`` "swap" the halves change places at every step; with "lu" an invertible 1x1
+    convolution comes before every coupling, as in Glow.
 
     Source: Generative Flows as a General Purpose Solution for Inverse Problems, section 3 and public code.
     """
@@ -63,6 +64,7 @@ class PatchFlowConfig:
     hidden: int = 512
     splits: tuple[int, ...] = (2, 3)
     mixing: Literal["swap", "lu"] = "swap"
+    clamp: float | None = None
     context: tuple[int, ...] = ()
     seed: int = 0
 
@@ -216,7 +218,7 @@ def build_patch_flow(config: PatchFlowConfig) -> Bijection:
         layers: list[Bijection] = []
         for _ in range(config.steps[level]):
             first, second = channels - channels // 2, channels // 2
-            coupling = SigmoidCoupling(channels, PatchNet(first, 2 * second, config.hidden, side))
+            coupling = SigmoidCoupling(channels, PatchNet(first, 2 * second, config.hidden, side), config.clamp)
             if config.mixing == "lu":
                 layers += [ActNorm(channels), LUConv1x1(channels, generator), coupling]
             else:
@@ -322,7 +324,7 @@ PRESETS: dict[str, Config] = {
     "paper-celebahq": RealNVPConfig(_FACES, scales=6, blocks=10, hidden=80),
     "paper-1x1-coupling": PatchFlowConfig(_CIFAR),
     "paper-invertible-1x1": PatchFlowConfig(_CIFAR, steps=(4, 4, 6), splits=(), mixing="lu"),
-    "1x1-coupling-small": PatchFlowConfig(_CIFAR, hidden=32),
+    "1x1-coupling-small": PatchFlowConfig(_CIFAR, hidden=32, clamp=4.0),
     "paper-mnist-pregenerator": RealNVPConfig(_MNIST, scales=3, blocks=3, hidden=32),
     "paper-cifar10-pregenerator": RealNVPConfig(_CIFAR, scales=4, blocks=4, hidden=48),
     "paper-celebahq-pregenerator": RealNVPConfig(_FACES, scales=3, blocks=3, hidden=48),

@@ -88,13 +88,19 @@ class SigmoidCoupling(ScalingCoupling):
     r"""(x1, x2) -> (x1, sigmoid(s(x1) + 2) (x2 + t(x1))): scales lie in (0, 1), and start at sigmoid(2) = .88.
 
     x1 is the first ``size // 2`` channels (rounded up where odd). :math:`\log|\det| = \sum \log\mathrm{sigmoid}(s + 2)`.
-    Shift, then scale, as both public codes do; the paper's eq. 11 is written the other way round.
+    Shift, then scale, as both public codes do; the paper's eq. 11 is written the other way round. With ``clamp`` s stays within
+    (-clamp, clamp). Without, as published, nothing keeps the inverse's 1 / scale from blowing up: a draw in some hundred
+    leaves all bounds.
 
     Source: Kingma and Dhariwal, Glow, public code; Generative Flows as a General Purpose Solution for Inverse Problems.
     """
 
+    def __init__(self, size: int, net: nn.Module, clamp: float | None = None):
+        super().__init__(size, net)
+        self.clamp = clamp
+
     def log_scale(self, raw: Tensor) -> Tensor:
-        return F.logsigmoid(raw + 2)
+        return F.logsigmoid((raw if self.clamp is None else clamped(raw, self.clamp)) + 2)
 
 
 class AdditiveCoupling(Coupling):
