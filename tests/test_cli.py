@@ -68,6 +68,7 @@ def looks_up(x): return {}["a"]
 def text(x): return "y"
 def noisy(x): return x + torch.randn_like(x)
 def mixes(x): return x - x.mean(0)
+def rounds(x): return x.round()
 """
 
 Run = Callable[..., tuple[int, str, str]]
@@ -278,6 +279,7 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     (_operator("myops_for_test:divides"), "ZeroDivisionError"),
     (_operator("myops_for_test:looks_up"), "KeyError"),
     (_operator("myops_for_test:text"), "must return a real tensor"),
+    (_operator("myops_for_test:rounds"), "myops_for_test:rounds has a gradient of zero everywhere"),
     (_operator("myops_for_test:noisy"), "gives two results for the same x"),
     (_operator("myops_for_test:mixes"), "treats an image differently among several draws"),
     (("solve", "nosuch", *IMAGE[2:], "--task", "denoise"), "no prior 'nosuch': expected a shipped one"),

@@ -125,7 +125,10 @@ class FlowPosterior(Posterior):
     def __repr__(self) -> str:
         bound = "generalised objective" if not self.problem.normalised else "ELBO"
         steps, seconds = self.provenance.get("steps"), self.provenance.get("seconds", math.nan)
-        lines = [*self._about(), f"  fitted     {steps} steps in {seconds:.1f} s"]
+        lines = [
+            *self._about(),
+            f"  fitted     {steps} steps in {seconds:.1f} s" if steps != 0 else "  amortised  nothing was fitted",
+        ]
         if self.elbo is not None and self.elbo_se is not None:
             pairs = zip(self.elbo[:3].tolist(), self.elbo_se[:3].tolist(), strict=True)
             shown = ", ".join(f"{e:.1f} +- {s:.1f}" for e, s in pairs) + (" ..." if self.batch > 3 else "")

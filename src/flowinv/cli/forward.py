@@ -41,14 +41,19 @@ def try_operator(operator: Operator, name: str, flow: Flow) -> None:
     """Call a user's function once, so that what is wrong with it is told in its name."""
     import torch
 
+    with torch.no_grad():
+        x = flow.decode(flow.noise((2,), torch.Generator().manual_seed(0)))[0]
     try:
-        with torch.no_grad():
-            operator(flow.decode(flow.noise((1,), torch.Generator().manual_seed(0)))[0])
+        operator(x[:1])
+        y = operator(x.requires_grad_())
+        gradient = torch.autograd.grad((y + 1).sin().sum(), x)[0] if y.requires_grad else None
     except _FAULTS as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(
             f"--operator {name} fails on images of shape (1, {', '.join(map(str, flow.shape))}): {reason}"
         ) from None
+    if gradient is not None and not gradient.any():
+        raise ValueError(f"--operator {name} has a gradient of zero everywhere: nothing can be inferred through it")
 
 
 def observations(operator: Operator) -> int:

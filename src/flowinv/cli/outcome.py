@@ -143,6 +143,7 @@ def _write_posterior(
     from ..plots import contact_sheet
     from ..randomness import keyed_generator
     from ..report import write_report
+    from ..solvers import solver_info
     from ..store import to_json, write_text
 
     seed = int(about["seed"])
@@ -157,7 +158,7 @@ def _write_posterior(
     contact_sheet(posterior, out / "figure.png", truth=truth, overwrite=True)
     write_report(posterior, out / "report.html", draws=draws, truth=truth, title=title, seed=seed, overwrite=True)
     typer.echo(repr(posterior))
-    for line in _spoken(summary):
+    for line in _spoken(summary, solver_info(about["solver"]).uses_likelihood):
         typer.echo(f"  {line}")
     return _POSTERIOR
 
@@ -221,7 +222,7 @@ def _summary(posterior: Posterior, draws: int, truth: Tensor | None, seed: int) 
     return result
 
 
-def _spoken(summary: dict[str, Any]) -> list[str]:
+def _spoken(summary: dict[str, Any], noisy: bool) -> list[str]:
     fit = summary["data_fit"]
     values = ", ".join(f"{v:.2f}" for v in fit["value"])
     expected = (
@@ -229,7 +230,7 @@ def _spoken(summary: dict[str, Any]) -> list[str]:
         if fit["statistic"] == "chi-squared"
         else ""
     )
-    lines = [f"data fit   {fit['statistic']} {values}{expected}"]
+    lines = [f"data fit   {fit['statistic']} {values}{expected}" if noisy else "data fit   exact, with no noise model"]
     if "squared_error_mean" in summary:
         lines.append(
             f"truth      summed squared error {summary['squared_error_single_draw']:.1f} (one draw), "
