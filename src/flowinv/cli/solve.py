@@ -130,6 +130,8 @@ def solve(
             typer.echo("no amortizer fits this prior, task and noise: training one first")
         elif solver == "avi" and (preset is not None or steps is not None or bf16):
             raise ValueError("--preset, --steps and --bf16 are for training, and an amortizer that fits needs none")
+    if getattr(settings, "needs_flow", False):
+        typer.echo("fitting svi first, in whose noise the chains then run")
     about: dict[str, Any] = {"prior": prior, "task": task or operator, "options": option or []}
     about |= {"likelihood": likelihood, "sigma": sigma, "beta": beta, "noiseless": noiseless, "seed": seed}
     about["preset"] = chosen_preset
