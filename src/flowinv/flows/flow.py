@@ -84,7 +84,7 @@ class Flow(Bijection):
         self.check(x, bounds=self.reach())
         if x.dim() != len(self.shape) + 1:
             raise ValueError(f"x must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
-        z, log_det = self.encode(x.to(self._like().dtype), context)
+        z, log_det = self.encode(x.to(self._like(x).dtype), context)
         return standard_normal_log_prob(z) + log_det
 
     def log_prob_u(self, u: Tensor, context: Tensor | None = None) -> Tensor:
@@ -111,10 +111,10 @@ class Flow(Bijection):
 
     # -- the door ----------------------------------------------------------------------------------
 
-    def _like(self) -> Tensor:
-        """A tensor of the flow's precision and device."""
+    def _like(self, default: Tensor | None = None) -> Tensor:
+        """A tensor of the flow's precision and device; the default where it holds none."""
         state = chain(self.parameters(), self.buffers())
-        return next((t for t in state if t.is_floating_point()), torch.empty(0))
+        return next((t for t in state if t.is_floating_point()), torch.empty(0) if default is None else default)
 
     @torch.no_grad()
     def reach(self) -> tuple[float, float]:
