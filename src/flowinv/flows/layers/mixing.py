@@ -17,12 +17,12 @@ class Permutation(Bijection):
     order: Tensor
     inverse_order: Tensor
 
-    def __init__(self, order: Tensor):
+    def __init__(self, order: Tensor, persistent: bool = True):
         super().__init__()
         if sorted(order.tolist()) != list(range(order.numel())):
             raise ValueError(f"a permutation lists each of 0..{order.numel() - 1} once, got {order.tolist()}")
-        self.register_buffer("order", order)
-        self.register_buffer("inverse_order", order.argsort())
+        self.register_buffer("order", order, persistent)
+        self.register_buffer("inverse_order", order.argsort(), persistent)
 
     @classmethod
     def random(cls, channels: int, generator: torch.Generator | None = None) -> Permutation:
@@ -36,10 +36,10 @@ class Permutation(Bijection):
 
 
 class Swap(Permutation):
-    """The first half of dimension 1 changes places with the second."""
+    """The first half of dimension 1 changes places with the second; its order follows from the size and is not saved."""
 
     def __init__(self, channels: int):
-        super().__init__(torch.arange(channels).roll(channels // 2))
+        super().__init__(torch.arange(channels).roll(channels // 2), persistent=False)
 
 
 def mix_channels(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
