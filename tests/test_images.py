@@ -57,9 +57,8 @@ def test_black_and_white(tmp_path: Path) -> None:
 
 def test_a_colourful_picture_is_no_grey_image(tmp_path: Path) -> None:
     Image.fromarray(bytes_of((4, 6, 3))).save(tmp_path / "a.png")
-    with pytest.raises(
-        ValueError, match=r"has shape \(3, 4, 6\), the prior's samples have \(1, 4, 6\); flowinv solve --fit"
-    ):
+    told = r"has shape \(3, 4, 6\), the prior's samples have \(1, 4, 6\); flowinv solve --fit resizes"
+    with pytest.raises(ValueError, match=told):
         read_image(tmp_path / "a.png", GREY)
 
 

@@ -107,7 +107,7 @@ def solve(
     if measurement is not None and (fit or noiseless):
         raise ValueError(f"--{'fit' if fit else 'noiseless'} is for --image: a measurement is taken as it is")
     if amortizer is not None and solver not in USE_AMORTIZER:
-        raise ValueError(f"--amortizer is for avi and semi-amortized, not for {solver}")
+        raise ValueError(f"--amortizer is for {' and '.join(USE_AMORTIZER)}, not for {solver}")
     trained = Amortizer.load(amortizer) if amortizer is not None else None
     refuse(out, overwrite)
     flow = load_prior(prior)
@@ -124,7 +124,7 @@ def solve(
                 f"{solver} does not see sigma: noise of {sigma:g} is in y, the penalty's weight is {settings.weight:g}"
             )
     problem = InverseProblem(flow, chosen.operator, noise, y)
-    if info.engine == "amortized" or solver == "semi-amortized":
+    if solver in USE_AMORTIZER:
         trained = trained or find_amortizer(problem)
         if trained is None:
             typer.echo("no amortizer fits this prior, task and noise: training one first")
