@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,12 +37,13 @@ def test_every_method_has_settings_for_every_weight(case: Case) -> None:
         if not applies(method, case) or name == "mean":
             continue
         solver = settings_of(case, name, "prior")["solver"]
-        assert "weight" not in solver and (name == "bm3d" or solver["steps"] == 500)
+        assert "weight" not in solver and (name == "bm3d" or (solver["steps"], solver["learning_rate"]) == (500, 0.05))
         for weight in method.weights(case):
-            found = point_settings(name, case, weight, paper=True)
-            if found is not None:
+            found, third = (point_settings(name, case, weight, pace) for pace in ("paper", "third"))
+            if found is not None and third is not None:
                 assert found.weight == (0 if "none" in name else weight) and found.steps == 1500
                 assert found.learning_rate == (1.5e-3 if name == "map" else 5e-3)
+                assert third == replace(found, steps=500, learning_rate=3 * found.learning_rate)
 
 
 def test_the_mean_wants_settings_that_were_tuned(monkeypatch: pytest.MonkeyPatch) -> None:

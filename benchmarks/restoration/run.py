@@ -27,7 +27,7 @@ from benchmarks.composing.data import TEST, VALIDATION, load
 from benchmarks.composing.run import common, together
 from benchmarks.machine import machine
 from benchmarks.restoration.cases import BATCH, CASES, FACES, Case, case_named
-from benchmarks.restoration.methods import MEAN_OF, METHODS, applies, method_named, point_settings
+from benchmarks.restoration.methods import MEAN_OF, METHODS, PACES, applies, method_named, point_settings
 from benchmarks.restoration.store import Store, mean_psnr
 from benchmarks.restoration.work import Job, mean_settings, solve_job
 
@@ -44,9 +44,9 @@ def images_for(method: str, split: str, wanted: int | None = None) -> int:
     return min(wanted or 192, 192 if METHODS[method].published else FEW)
 
 
-def settings_of(case: Case, method: str, prior: str, paper: bool = False, steps: int | None = None) -> dict[str, Any]:
+def settings_of(case: Case, method: str, prior: str, pace: str = PACES[0], steps: int | None = None) -> dict[str, Any]:
     """What rows must share to stand in one file; those of test images share the weight as well."""
-    shared = mean_settings() if method == "mean" else point_settings(method, case, 0.01, paper, steps)
+    shared = mean_settings() if method == "mean" else point_settings(method, case, 0.01, pace, steps)
     solver = {} if shared is None else {k: v for k, v in asdict(shared).items() if k not in ("weight", "first", "seed")}
     if method == "mean":
         solver |= {"mean_of": MEAN_OF}
@@ -65,16 +65,17 @@ def at_once(method: str) -> int:
     return 4 if method == "mean" else BATCH
 
 
-def path_of(out: Path, case: Case, method: str, split: str) -> Path:
-    return out / case.name / ("tuning" if split == "validation" else "") / f"{method}.json"
+def path_of(out: Path, case: Case, method: str, split: str, pace: str = PACES[0]) -> Path:
+    name = method if pace == PACES[0] or METHODS[method].settings is None else f"{method}-{pace}"
+    return out / case.name / ("tuning" if split == "validation" else "") / f"{name}.json"
 
 
-def chosen(out: Path, case: Case, method: str, settings: dict[str, Any]) -> float:
+def chosen(out: Path, case: Case, method: str, settings: dict[str, Any], pace: str = PACES[0]) -> float:
     """The weight with the highest mean PSNR on validation faces; refused where none was tried."""
     weights = METHODS[method].weights(case)
     if len(weights) == 1:
         return weights[0]
-    store = Store(path_of(out, case, method, "validation"), settings)
+    store = Store(path_of(out, case, method, "validation", pace), settings)
     count = images_for(method, "validation")
     if any(store.missing(w, count) for w in weights):
         raise ValueError(f"{case.name} {method} was not tuned yet on {count} faces: run with --split validation first")
@@ -91,7 +92,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--split", default="test", choices=("test", "validation"))
     parser.add_argument("--images", type=int, help="192 test or 32 validation faces by default")
     parser.add_argument(
-        "--paper", action="store_true", help="the paper's 1,500 steps of point solvers, not 500 at thrice the rate"
+        "--pace",
+        default=PACES[0],
+        choices=PACES,
+        help="of point solvers: 500 steps at 5e-2, or at thrice the paper's rate; paper",
     )
     parser.add_argument("--steps", type=int, help="of every point solver, to try the harness")
     common(parser)
@@ -120,18 +124,22 @@ def _run(cases: list[Case], options: argparse.Namespace, command: str) -> None:
             if method == "bm3d" and find_spec("bm3d") is None:
                 print("bm3d: left out, its package is not installed (pip install flowinv[bm3d])")
                 continue
-            settings = settings_of(case, method, prior, options.paper, options.steps)
+            settings = settings_of(case, method, prior, options.pace, options.steps)
             tuning = options.split == "validation"
-            weights = METHODS[method].weights(case) if tuning else (chosen(options.out, case, method, settings),)
+            weights = (
+                METHODS[method].weights(case)
+                if tuning
+                else (chosen(options.out, case, method, settings, options.pace),)
+            )
             if not tuning:
                 settings["weight"] = weights[0]
-            store = Store(path_of(options.out, case, method, options.split), settings)
+            store = Store(path_of(options.out, case, method, options.split, options.pace), settings)
             stores[case.name, method] = store
             count = images_for(method, options.split, options.images)
             for weight in weights:
                 for group in together(store.missing(weight, count), at_once(method)):
                     truth = torch.cat([images.truth(i, VALIDATION if tuning else TEST) for i in group])
-                    job = Job(case, method, weight, group[0], truth, name, options.paper, options.steps)
+                    job = Job(case, method, weight, group[0], truth, name, options.pace, options.steps)
                     jobs.append((case.name, job))
     about = {"command": command, "machine": machine(), "split": options.split}
     started = time.perf_counter()
@@ -140,7 +148,7 @@ def _run(cases: list[Case], options: argparse.Namespace, command: str) -> None:
     ):
         store = stores[case_name, method]
         for row, pictures in found:
-            store.add(row, pictures)
+            store.add(row, pictures if options.split == "test" else {})
         store.write(about)
         rows = [row for row, _ in found if "failed" not in row]
         score = sum(row["psnr"] for row in rows) / max(1, len(rows))

@@ -17,7 +17,7 @@ from benchmarks.composing.measure import number
 from benchmarks.composing.methods import settings_of, tuned
 from benchmarks.composing.picture import as_bytes, measurement
 from benchmarks.restoration.cases import Case
-from benchmarks.restoration.methods import MEAN_OF, point_settings
+from benchmarks.restoration.methods import MEAN_OF, PACES, point_settings
 from flowinv.adapters.bm3d import denoise
 from flowinv.metrics import psnr, ssim
 from flowinv.metrics.errors import quantised
@@ -37,7 +37,7 @@ class Job:
     place: int
     truth: Tensor
     prior: str
-    paper: bool = False
+    pace: str = PACES[0]
     steps: int | None = None
 
     def only(self, b: int) -> Job:
@@ -90,7 +90,7 @@ def _restored(job: Job, problem: flowinv.InverseProblem) -> tuple[Tensor, dict[s
         return denoise(problem.y, job.case.noise), {}
     if job.method == "mean":
         return _mean(job, problem)
-    settings = point_settings(job.method, job.case, job.weight, job.paper, job.steps)
+    settings = point_settings(job.method, job.case, job.weight, job.pace, job.steps)
     assert settings is not None
     estimate = PointSolver(replace(settings, first=job.place)).solve(problem)
     taken = torch.tensor(estimate.provenance["steps_of_each"], dtype=torch.float64)
