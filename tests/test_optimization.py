@@ -261,10 +261,11 @@ def valley(z: Tensor) -> Tensor:
     return (bend[:, None] * (z[:, 1:] - z[:, :-1].square()).square()).sum(1) + (1 - z).square().sum(1)
 
 
-@pytest.mark.parametrize("kind", ["adam", "lbfgs"])
+@pytest.mark.parametrize("kind", ["adam", "adam-cosine", "lbfgs"])
 def test_rows_move_as_by_torchs_optimiser_alone(kind: str) -> None:
     start, steps = 0.3 * normal(4, 6, seed=1), 60
-    ours = Adam(start, 0.05, (0.8, 0.99)) if kind == "adam" else LBFGS(start, 0.3, history=7)
+    horizon = steps if kind == "adam-cosine" else None
+    ours = LBFGS(start, 0.3, history=7) if kind == "lbfgs" else Adam(start, 0.05, (0.8, 0.99), horizon)
     z = start.clone()
     for _ in range(steps):
         z = z.detach().requires_grad_()
@@ -275,10 +276,11 @@ def test_rows_move_as_by_torchs_optimiser_alone(kind: str) -> None:
         z = ours.step(z.detach(), gradient, value.detach())
     for row in range(4):
         parameter = start.clone().requires_grad_()
-        if kind == "adam":
-            theirs = torch.optim.Adam([parameter], lr=0.05, betas=(0.8, 0.99))
-        else:
+        if kind == "lbfgs":
             theirs = torch.optim.LBFGS([parameter], lr=0.3, history_size=7, tolerance_grad=0, tolerance_change=0)
+        else:
+            theirs = torch.optim.Adam([parameter], lr=0.05, betas=(0.8, 0.99))
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, steps) if horizon else None
 
         def closure(parameter=parameter, row=row, theirs=theirs) -> Tensor:
             theirs.zero_grad()
@@ -286,8 +288,10 @@ def test_rows_move_as_by_torchs_optimiser_alone(kind: str) -> None:
             value.backward()
             return value
 
-        for _ in range(steps if kind == "adam" else steps // 20):
+        for _ in range(steps // 20 if kind == "lbfgs" else steps):
             theirs.step(closure)
+            if falling is not None:
+                falling.step()
         torch.testing.assert_close(z[row], parameter.detach()[row], atol=1e-9, rtol=1e-7)
         assert (parameter.detach()[row] - start[row]).abs().max() > 0.1
 
@@ -344,6 +348,7 @@ def one_of(problem: InverseProblem, b: int) -> InverseProblem:
 
 BATCHED = {
     "adam": replace(SHORT, steps=80),
+    "adam-cosine": replace(SHORT, optimizer="adam-cosine", steps=40),
     "adam-likelihood": replace(SHORT, penalty="likelihood", misfit="l1", steps=50),
     "adam-early": replace(SHORT, steps=600, early_stop=True, window=20, tolerance=1e-3),
     "lbfgs": replace(SHORT, optimizer="lbfgs", learning_rate=1.0, steps=25, keep="best"),
@@ -466,7 +471,7 @@ def test_an_operator_with_weights_gets_no_gradients_and_one_without_a_gradient_i
         PointSolver(SHORT).solve(cut)
 
 
-@pytest.mark.parametrize("name", ["adam", "adam-early", "lbfgs", "lbfgs-early"])
+@pytest.mark.parametrize("name", ["adam", "adam-cosine", "adam-early", "lbfgs", "lbfgs-early"])
 def test_a_resumed_run_is_the_unbroken_one(name: str, tmp_path) -> None:
     problem, settings = elementwise_problem(), BATCHED[name]
     whole = PointSolver(settings).solve(problem)
@@ -600,7 +605,7 @@ def test_progress_tells_the_objective() -> None:
     [
         ({"misfit": "l3"}, "misfit must be one of l2, l1, likelihood; got 'l3'"),
         ({"penalty": "tv"}, "penalty must be one of"),
-        ({"optimizer": "sgd"}, "optimizer must be one of adam, lbfgs"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adam, adam-cosine, lbfgs"),
         ({"keep": "first"}, "keep must be one of last, best"),
         ({"steps": 0}, "steps must be positive"),
         ({"restarts": 1.5}, "restarts = 1.5 is not valid: expected int"),
@@ -618,8 +623,9 @@ def test_settings_out_of_range_are_refused_by_name(changes, message) -> None:
 
 
 def test_a_solver_has_a_preset_for_each_task() -> None:
-    assert preset_for("solverip", "inpaint-box") == "solverip-inpaint" and preset_for("solverip") == "solverip-deblur"
-    assert [preset_for("glowip", t) for t in ("denoise", "superres", None)] == ["glowip-denoise", "glowip", "glowip"]
+    assert preset_for("solverip", "inpaint-box") == "solverip-inpaint-fast"
+    assert preset_for("solverip") == "solverip-deblur-fast"
+    assert [preset_for("glowip", t) for t in ("denoise", "superres")] == ["glowip-denoise-fast", "glowip-fast"]
     assert all(preset_for(name, "no-such-task") == SOLVERS[name].presets[0] for name in SOLVERS)
     tasks = ("denoise", "deblur", "inpaint-box", "colorize")
     assert all(preset_for(name, task) in SOLVERS[name].presets for name in SOLVERS for task in tasks)
@@ -653,6 +659,12 @@ def test_presets_state_what_the_papers_do() -> None:
         s = p[name]
         assert (s.misfit, s.penalty) == ("l2", "latent-norm" if gamma else "none") and s.init_scale == start
         assert s.weight == pytest.approx(gamma) and (s.learning_rate, s.steps) == (5e-3, 1500)
+    fast = [name for name in p if name.endswith("-fast")]
+    assert len(fast) == 9 and all(p[name].restarts * p[name].steps <= 1000 for name in fast)
+    for name in set(fast) - {"csgm-fast", "ivom-fast"}:
+        own, papers = p[name], p[name.removesuffix("-fast")]
+        same = replace(own, steps=papers.steps, learning_rate=papers.learning_rate, weight=papers.weight)
+        assert replace(same, penalty=papers.penalty) == papers and (own.steps, own.learning_rate) == (500, 0.05)
     assert p["glowip-lbfgs"].steps == 20 * 20 and p["glowip-lbfgs-cs"].steps == 30 * 20
     assert (p["map"].weight, p["map"].learning_rate, p["map"].penalty) == (0.5, 0.0015, "likelihood-u")
     assert str(p["csgm"]) == "||A(x) - y||^2 + 0.1 ||z||^2" and str(p["asim"]) == "||A(x) - y||^2"

@@ -124,32 +124,35 @@ SOLVERS: dict[str, SolverInfo] = {
     ),
     "solverip": SolverInfo(
         "optimization",
-        ("solverip-deblur", "solverip-denoise", "solverip-inpaint", "solverip-colorize"),
+        (
+            *(f"solverip-{task}-fast" for task in ("deblur", "denoise", "inpaint", "colorize")),
+            *(f"solverip-{task}" for task in ("deblur", "denoise", "inpaint", "colorize")),
+        ),
         _POINT,
-        "1,500 prior passes with gradient",
+        "500 prior passes with gradient",
         "for one sharp image: absolute misfit, the image's own log-likelihood as penalty",
         uses_likelihood=False,
     ),
     "glowip": SolverInfo(
         "optimization",
-        ("glowip", "glowip-denoise", "glowip-lbfgs", "glowip-lbfgs-cs"),
+        ("glowip-fast", "glowip-denoise-fast", "glowip", "glowip-denoise", "glowip-lbfgs", "glowip-lbfgs-cs"),
         _POINT,
-        "1,500 prior passes with gradient, or 400 of L-BFGS",
+        "500 prior passes with gradient",
         "as a baseline: the least misfit from z = 0 (Asim et al., GlowIP)",
         uses_likelihood=False,
     ),
     "map": SolverInfo(
         "optimization",
-        ("map",),
+        ("map-fast", "map"),
         _POINT,
-        "1,500 prior passes with gradient",
-        "as a baseline: the noise model and half the image's log-likelihood (Helminger et al.)",
+        "500 prior passes with gradient",
+        "as a baseline: the noise model and a part of the image's log-likelihood (Helminger et al.)",
     ),
 }
 
 _OF_TASKS = {
-    "solverip": {task: f"solverip-{task}" for task in ("denoise", "deblur", "inpaint", "colorize")},
-    "glowip": {"denoise": "glowip-denoise"},
+    "solverip": {task: f"solverip-{task}-fast" for task in ("denoise", "deblur", "inpaint", "colorize")},
+    "glowip": {"denoise": "glowip-denoise-fast"},
 }
 
 

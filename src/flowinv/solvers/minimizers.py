@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -18,20 +19,25 @@ class Minimizer(Protocol):
 
 
 class Adam:
-    r"""z <- z - lr mhat / (sqrt(vhat) + 1e-8). Source: Kingma and Ba, Adam, algorithm 1."""
+    r"""z <- z - lr_t mhat / (sqrt(vhat) + 1e-8). Source: Kingma and Ba, Adam, algorithm 1.
 
-    def __init__(self, like: Tensor, learning_rate: float, betas: tuple[float, float]):
-        self.learning_rate, self.betas = learning_rate, betas
+    lr_t = lr; or, over a ``horizon`` of so many steps, lr (1 + cos(pi t / horizon)) / 2, which begins at lr and ends near 0.
+    """
+
+    def __init__(self, like: Tensor, learning_rate: float, betas: tuple[float, float], horizon: int | None = None):
+        self.learning_rate, self.betas, self.horizon = learning_rate, betas, horizon
         zeros = torch.zeros_like(like)
         self.tensors = {"count": torch.zeros((), dtype=torch.long), "mean": zeros, "square": zeros.clone()}
 
     def step(self, z: Tensor, grad: Tensor, value: Tensor) -> Tensor:
-        (a, b), state = self.betas, self.tensors
+        (a, b), state, rate = self.betas, self.tensors, self.learning_rate
+        if self.horizon is not None:
+            rate *= (1 + math.cos(math.pi * min(1.0, int(state["count"]) / self.horizon))) / 2
         state["count"] += 1
         t = int(state["count"])
         mean = state["mean"].lerp_(grad, 1 - a)
         square = state["square"].mul_(b).addcmul_(grad, grad, value=1 - b)
-        return z - self.learning_rate / (1 - a**t) * mean / ((square / (1 - b**t)).sqrt() + 1e-8)
+        return z - rate / (1 - a**t) * mean / ((square / (1 - b**t)).sqrt() + 1e-8)
 
 
 class LBFGS:
