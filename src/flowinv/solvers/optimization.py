@@ -47,9 +47,9 @@ class OptimizationSettings:
     ``restarts`` starts ``init_scale`` * N(0, I), all in one batch; the one with the lowest objective is kept, at its last
     iterate or its best (``keep``). ``optimizer`` "adam" (``betas``), "adam-cosine" (the same, its rate falling to 0 over
     ``steps``) or "lbfgs" (``history`` pairs; a step that raises the objective is halved), ``steps`` steps of one prior pass
-    each. With ``early_stop`` an observation's run ends once the
-    objective's mean over ``window`` steps falls by less than ``tolerance``, relatively, from the window before. ``bf16`` runs
-    the prior's networks in bfloat16 while stepping, never for what is reported or for the choice among restarts.
+    each. With ``early_stop`` an observation's run ends once the objective's mean over ``window`` steps falls by less than
+    ``tolerance``, relatively, from the window before. ``bf16`` runs the prior's networks in bfloat16 while stepping, never for
+    what is reported or for the choice among restarts.
     The start of observation b, restart r depends on (``seed``, ``first`` + b, r) alone: set ``first`` where observations of
     a larger set are solved apart. They then agree with the whole to the rounding of the prior's matrix products.
     """
@@ -111,7 +111,7 @@ def _solverip(**settings: Any) -> OptimizationSettings:
 
 
 def _faster(settings: OptimizationSettings, weight: float) -> OptimizationSettings:
-    """A third of the steps at a rate at which they converge (faces) or go as far as the paper's do (digits), and a weight tuned for that."""
+    """A third of the steps, at a rate at which they converge (faces) or come as near as the paper's (digits), and a weight for it."""
     return replace(settings, steps=500, learning_rate=0.05, weight=weight)
 
 
