@@ -111,7 +111,7 @@ def _solverip(**settings: Any) -> OptimizationSettings:
 
 
 def _faster(settings: OptimizationSettings, weight: float) -> OptimizationSettings:
-    """A third of the steps, at a rate at which they converge (faces) or come as near as the paper's (digits), and a weight for it."""
+    """A third of the steps, at a rate at which they converge on faces and come as near as the paper's on digits."""
     return replace(settings, steps=500, learning_rate=0.05, weight=weight)
 
 
