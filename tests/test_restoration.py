@@ -43,6 +43,8 @@ def test_every_method_has_settings_for_every_weight(case: Case) -> None:
             if found is not None and third is not None:
                 assert found.weight == (0 if "none" in name else weight) and found.steps == 1500
                 assert found.learning_rate == (1.5e-3 if name == "map" else 5e-3)
+                long = point_settings(name, case, weight, "long")
+                assert long == replace(found, steps=1500, learning_rate=0.05, optimizer="adam-cosine")
                 assert third == replace(found, steps=500, learning_rate=3 * found.learning_rate)
 
 
@@ -121,8 +123,14 @@ def test_from_tuning_to_the_page(folder: Path, capsys: pytest.CaptureFixture[str
     assert command("--split", "validation") == "", "nothing is left to do"
     command("--images", "2")
     command("--images", "3")  # goes on where it stopped
+    with pytest.raises(SystemExit):
+        command("--split", "validation", "--pace", "long")
+    assert "there is nothing to tune" in capsys.readouterr().err
+    command("--images", "2", "--pace", "long")
     for name in ("csgm", "solverip"):
         found = json.loads((out / "colorize" / f"{name}.json").read_text())
+        long = json.loads((out / "colorize" / f"{name}-long.json").read_text())["settings"]
+        assert long["weight"] == found["settings"]["weight"] and long["solver"]["optimizer"] == "adam-cosine"
         tuning = json.loads((out / "colorize" / "tuning" / f"{name}.json").read_text())["rows"]
         score = {w: sum(r["psnr"] for r in tuning if r["weight"] == w) for w in {r["weight"] for r in tuning}}
         assert [r["image"] for r in found["rows"]] == [0, 1, 2] and found["settings"]["weight"] == max(
@@ -131,7 +139,12 @@ def test_from_tuning_to_the_page(folder: Path, capsys: pytest.CaptureFixture[str
         assert {r["weight"] for r in found["rows"]} == {found["settings"]["weight"]}
     page.main(["--out", str(out), "--page", str(folder / "page.md")])
     text = (folder / "page.md").read_text()
-    assert "| CSGM | 3 |" in text and "| likelihood-regularised, L1 | 3 |" in text and "not run" in text
+    assert (
+        "| CSGM (pace long) | 2 |" in text
+        and "| CSGM | 3 |" in text
+        and "| likelihood-regularised, L1 | 3 |" in text
+        and "not run" in text
+    )
     path = out / "colorize" / "csgm.json"
     path.write_text(path.read_text().replace(found["settings"]["prior"], "another"))
     with pytest.raises(ValueError, match="rows of colorize were made with more than one prior"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ PROTOCOL = """## How it was measured
 - **Faces** of the first of a fixed random permutation of the test images, in 5 bits, under the shipped `faces` prior. Denoising
   has noise of standard deviation .1; the other measurements are exact.
 - **Steps.** Every point solver takes 500 steps of Adam at 5e-2. The paper's 1,500 at 5e-3 (MAP at 1.5e-3; `--pace paper`) do not
-  converge under this prior, and neither does a third of them at three times the rate (`--pace third`), which is compared below.
+  converge under this prior, and neither does a third of them at three times the rate (`--pace third`), which is compared
+  below. `--pace long` has 1,500 steps whose rate falls from 5e-2 to 0, with the same weights.
   Networks run in bfloat16 while stepping (not those of the 1x1-coupling flow); what is reported is decoded in full precision.
 - **Weights** (alpha, gamma; sigma of the posterior mean) are the best by PSNR on 32 validation faces (16 for the last five
   rows, 4 for the mean).
@@ -90,26 +92,31 @@ def seconds(rows: list[dict[str, Any]]) -> float:
 
 def case_section(case: Case, out: Path) -> str:
     paper = {name: (decibels, ssim) for name, decibels, ssim in case.paper}
-    files = {name: read(path_of(out, case, name, "test")) for name, method in METHODS.items() if applies(method, case)}
+    used = [name for name, method in METHODS.items() if applies(method, case)]
+    files = {(name, PACES[0]): read(path_of(out, case, name, "test")) for name in used}
+    for name, pace in product(used, PACES[1:]):
+        if METHODS[name].settings and (more := read(path_of(out, case, name, "test", pace))):
+            files[name, pace] = more
     if len({found["settings"]["prior"] for found in files.values() if found}) > 1:
         raise ValueError(f"rows of {case.name} were made with more than one prior: run them again, or move them away")
-    best = files.get(REFERENCE)
+    best = files.get((REFERENCE, PACES[0]))
     lines = []
-    for name, found in files.items():
+    for (name, pace), found in files.items():
         method, known = METHODS[name], paper.get(name)
+        label = method.label + ("" if pace == PACES[0] else f" (pace {pace})")
         quoted = f"{known[0]:.2f} / {known[1]:.3f}" if known else NONE
         rows = whole(found["rows"]) if found else []
         if found is None or not rows:
-            lines.append([method.label, "not run", *[NONE] * 6, quoted])
+            lines.append([label, "not run", *[NONE] * 6, quoted])
             continue
         failed = len(found["rows"]) - len(rows)
-        gain = ahead(rows, whole(best["rows"])) if best and name != REFERENCE else None
+        gain = ahead(rows, whole(best["rows"])) if best and found is not best else None
         weights = method.weights(case)
         weight = rows[0]["weight"]
         edge = len(weights) > 2 and weight in (min(weights), max(weights))
         lines.append(
             [
-                method.label,
+                label,
                 str(len(rows)) + (f", {failed} diverged" if failed else ""),
                 (f"{weight:.3g}" + (" (last tried)" if edge else "")) if len(weights) > 1 else NONE,
                 mean_interval([row["psnr"] for row in rows]).text(4),
