@@ -315,6 +315,45 @@ def test_what_a_diverged_fit_hands_over_is_the_state_before() -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize(
+    "config", [PreGeneratorConfig(), PreGeneratorConfig("gaussian"), PreGeneratorConfig(affine=True)]
+)
+def test_a_fit_from_a_point_begins_around_the_mode_of_the_posterior(config: PreGeneratorConfig) -> None:
+    """For a Gaussian the mode of p(z | y) is its mean; before the first step q is N(mode, .5^2 I)."""
+    problem, answer = twelve()
+    still = replace(PRESETS["from-point"], pregenerator=config, start_steps=1500, steps=1, learning_rate=1e-12)
+    posterior = VariationalSolver(replace(still, final_draws=64)).solve(problem)
+    z = problem.prior.encode(posterior.sample(4000, torch.Generator().manual_seed(0)).flatten(0, 1))[0].double()
+    mode = problem.prior.encode(answer.mean[None].to(problem.y))[0][0]
+    assert (z.mean(0) - mode).abs().max() < 5 * 0.5 / 4000**0.5
+    assert (z.std(0) - 0.5).abs().max() < 5 * 0.5 / 8000**0.5
+    assert posterior.provenance["started_from"] is not None
+
+
+def test_a_fit_from_a_point_reaches_the_closed_form() -> None:
+    problem, answer = twelve()
+    check(VariationalSolver(replace(GAUSSIAN, start="point", learning_rate=2e-2)).solve(problem), answer, nats=0.1)
+
+
+def test_a_fit_from_a_point_goes_on_in_either_part(tmp_path) -> None:
+    problem, settings = twelve()[0], replace(SHORT, start="point", start_steps=25)
+    whole = VariationalSolver(settings).solve(problem)
+
+    def stop_at(at: int, total: int):
+        def report(p) -> None:
+            if (p.step, p.total) == (at, total):
+                raise KeyboardInterrupt
+
+        return report
+
+    for at, total in ((11, 25), (17, 30)):
+        with pytest.raises(KeyboardInterrupt):
+            VariationalSolver(settings).solve(problem, tmp_path / "fit", stop_at(at, total))
+        assert (tmp_path / "fit").exists() == (total == 30) and (tmp_path / "fit-start").exists()
+    resumed = VariationalSolver(settings).solve(problem, tmp_path / "fit")
+    assert torch.equal(resumed.mean(16), whole.mean(16)) and resumed.trace == whole.trace
+
+
 def test_a_start_of_another_kind_is_another_fit(tmp_path) -> None:
     from flowinv.families.family import composed
 
@@ -416,6 +455,10 @@ def test_bf16_fits_but_reports_in_full_precision() -> None:
         ({"steps": -1}, "steps"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"cooldown": 2}, "cooldown"),
+        ({"start": "mode"}, "start = 'mode' is not valid: expected one of prior, point"),
+        ({"start": "point", "space": "ambient"}, "is for a coupling or gaussian pre-generator in the latent space"),
+        ({"start": "point", "pregenerator": PreGeneratorConfig("realnvp")}, "is for a coupling or gaussian"),
+        ({"start_steps": 0}, "start_steps"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(change, message) -> None:

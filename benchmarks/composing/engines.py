@@ -81,13 +81,18 @@ def solve(
     return _chains(problem, settings, draws, seed, first)
 
 
+def fit_passes(settings: VariationalSettings, steps: int) -> int:
+    """Images that a fit of so many steps sends through the prior, the search for its start included."""
+    return settings.draws * steps + (settings.start_steps if settings.start == "point" else 0)
+
+
 def _fit(problem: InverseProblem, settings: Any, draws: int, seed: int, amortizer: Amortizer | None = None) -> Outcome:
     settings = replace(settings, seed=seed, final_draws=_FINAL)
     clock = _Clock()
     start = amortizer.start(problem, settings.pregenerator) if amortizer is not None else None
     posterior = VariationalSolver(settings).solve(problem, start=start)
     steps = posterior.provenance["steps"]
-    outcome = clock.stop(_of_flow(posterior, draws, seed, settings.draws * steps))
+    outcome = clock.stop(_of_flow(posterior, draws, seed, fit_passes(settings, steps)))
     outcome.about = {"steps": [steps] * problem.batch}
     return _with_elbo(outcome, posterior, seed)
 
@@ -124,7 +129,7 @@ def _chains(
         if first is None:
             raise ValueError("chains through a fit need its settings")
         through = VariationalSolver(replace(first, seed=seed, final_draws=_FINAL)).solve(problem)
-        passes = first.draws * through.provenance["steps"]
+        passes = fit_passes(first, through.provenance["steps"])
     posterior = Sampler(settings).solve(problem, through)
     kept = posterior.chains.flatten(0, 1)
     passes += draws * posterior.provenance["prior_passes"]

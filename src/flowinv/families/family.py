@@ -16,7 +16,7 @@ from ..store import BundleError, hash_tensors
 from . import spaces
 from .conditional import Conditional, ConditionalConfig
 from .maps import After, Generators, Shared
-from .pregenerator import PreGeneratorConfig, build_pregenerator
+from .pregenerator import PreGeneratorConfig, build_pregenerator, place_at
 
 
 class Draw(NamedTuple):
@@ -91,6 +91,15 @@ def composed(shape: tuple[int, ...], batch: int, config: PreGeneratorConfig, spa
     for b in range(batch):
         bijections.append(build_pregenerator(shape, replace(config, seed=config.seed + b)))
     return Family(Generators(bijections), space, description)
+
+
+def composed_at(z: Tensor, config: PreGeneratorConfig, scale: float) -> Family:
+    """Pre-generators that begin at N(z, scale^2 I) instead of N(0, I), for latents z (B, *shape)."""
+    family = composed(tuple(z.shape[1:]), len(z), config)
+    assert isinstance(family.map, Generators)
+    for bijection, own in zip(family.map.bijections, z, strict=True):
+        place_at(bijection, own, scale)  # type: ignore[arg-type]
+    return family
 
 
 def amortized(conditional: Conditional, context: Tensor) -> Family:

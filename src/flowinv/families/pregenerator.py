@@ -69,6 +69,21 @@ class LowerTriangular(Bijection):
         return x.reshape(z.shape), constant_log_det(self.log_diagonal.sum(), z)
 
 
+def place_at(bijection: Bijection, z: Tensor, scale: float) -> None:
+    """Let a pre-generator that was just built send noise e to z + scale e, for a latent z of its shape."""
+    layers = list(bijection.layers) if isinstance(bijection, Chain) else [bijection]
+    with torch.no_grad():
+        if isinstance(layers[0], LowerTriangular):
+            layers[0].log_diagonal.fill_(math.log(scale))
+            layers[0].shift.copy_(z.flatten())
+        elif isinstance(layers[-1], Elementwise):
+            layers[-1].set(-z / scale, 1 / scale)
+        else:
+            raise ValueError(
+                "this pre-generator has no shift and scale of its own to start at a point; take coupling or gaussian"
+            )
+
+
 def rotated_couplings(
     channels: int, steps: int, hidden: int, seed: int, image: bool, context: int = 0
 ) -> list[Bijection]:

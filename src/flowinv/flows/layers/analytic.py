@@ -85,6 +85,12 @@ class Elementwise(Bijection):
     def _log_scale(self) -> Tensor:
         return self.clamp * torch.tanh(self.raw_scale / self.clamp)
 
+    @torch.no_grad()
+    def set(self, shift: Tensor, scale: float) -> None:
+        """Make it z = scale x + shift; log(scale) lies within the clamp."""
+        self.raw_scale.fill_(self.clamp * math.atanh(math.log(scale) / self.clamp))
+        self.shift.copy_(shift)
+
     def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         s = self._log_scale()
         return x * s.exp() + self.shift, constant_log_det(s.sum(), x)
