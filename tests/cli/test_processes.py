@@ -36,7 +36,10 @@ def test_ctrl_c_in_training_keeps_it(place: Path, run: Run) -> None:
         time.sleep(0.05)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()  # where signals are ignored it would train for days
     assert process.returncode == 130, err
     step = int(re.fullmatch(r"flowinv: interrupted: step (\d+) of 400000 is kept in out/checkpoint; .*\n", err)[1])
     assert read_bundle(place / "out" / "checkpoint", "flowinv-training")[0]["step"] == step > 0
