@@ -21,13 +21,12 @@ from benchmarks.command import in_one_line
 from benchmarks.composing.figures.canvas import BLUE, GREY, ORANGE, canvas, grid, save, tidy
 from benchmarks.composing.picture import as_bytes, as_rgb
 from benchmarks.restoration.cases import CASES, FACES
-from benchmarks.restoration.methods import METHODS
+from benchmarks.restoration.methods import METHODS, PICTURED
 from benchmarks.restoration.run import RESULTS, path_of
 from flowinv.randomness import keyed_generator
 
 TEMPERATURES = (0.0, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.2)
 RESTORED = {3: "denoise", 4: "deblur", 5: "inpaint", 6: "colorize"}
-SHOWN = ("csgm", "glowip", "map", "bm3d", "solverip", "mean")
 
 
 def figure_1(options: argparse.Namespace) -> Path:
@@ -68,7 +67,7 @@ def restored(options: argparse.Namespace, number: int) -> Path:
     """Truth, measurement and every method's answer for the first faces."""
     case = CASES[RESTORED[number]]
     columns, pictures = ["truth", "measured"], {}
-    for name in SHOWN:
+    for name in PICTURED:
         path = path_of(options.out, case, name, "test")
         beside = path.with_suffix(".npz")
         if not beside.is_file():

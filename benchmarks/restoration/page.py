@@ -18,8 +18,9 @@ from benchmarks.composing.bootstrap import Interval, indices, mean_interval, num
 from benchmarks.composing.cells import NONE, table
 from benchmarks.composing.page import findings
 from benchmarks.restoration.cases import BATCH, CASES, FACES, Case
-from benchmarks.restoration.methods import METHODS, PACES, applies
+from benchmarks.restoration.methods import METHODS, PACE, PACES, applies
 from benchmarks.restoration.run import RESULTS, path_of
+from benchmarks.restoration.store import best_weight
 
 PAGE = Path("docs/benchmarks/restoration.md")
 REFERENCE = "solverip"
@@ -93,17 +94,17 @@ def seconds(rows: list[dict[str, Any]]) -> float:
 def case_section(case: Case, out: Path) -> str:
     paper = {name: (decibels, ssim) for name, decibels, ssim in case.paper}
     used = [name for name, method in METHODS.items() if applies(method, case)]
-    files = {(name, PACES[0]): read(path_of(out, case, name, "test")) for name in used}
-    for name, pace in product(used, PACES[1:]):
+    files = {(name, PACE): read(path_of(out, case, name, "test")) for name in used}
+    for name, pace in product(used, [pace for pace in PACES if pace != PACE]):
         if METHODS[name].settings and (more := read(path_of(out, case, name, "test", pace))):
             files[name, pace] = more
     if len({found["settings"]["prior"] for found in files.values() if found}) > 1:
         raise ValueError(f"rows of {case.name} were made with more than one prior: run them again, or move them away")
-    best = files.get((REFERENCE, PACES[0]))
+    best = files.get((REFERENCE, PACE))
     lines = []
     for (name, pace), found in files.items():
         method, known = METHODS[name], paper.get(name)
-        label = method.label + ("" if pace == PACES[0] else f" (pace {pace})")
+        label = method.label + ("" if pace == PACE else f" (pace {pace})")
         quoted = f"{known[0]:.2f} / {known[1]:.3f}" if known else NONE
         rows = whole(found["rows"]) if found else []
         if found is None or not rows:
@@ -169,22 +170,22 @@ def tuning_section(out: Path) -> str:
 
 
 def pace_section(out: Path) -> str:
-    """The best weight of each pace, on the validation faces that both have."""
+    """Pace third beside the default one, each with its best weight on validation faces."""
     lines = []
     for case in CASES.values():
         for name, method in METHODS.items():
-            slow, fast = (read(path_of(out, case, name, "validation", pace)) for pace in ("third", PACES[0]))
+            slow, fast = (read(path_of(out, case, name, "validation", pace)) for pace in ("third", PACE))
             if method.settings is None or slow is None or fast is None:
                 continue
             cells = []
             for found in (slow, fast):
-                scores = {}
-                for weight in sorted({row["weight"] for row in found["rows"]}):
-                    values = [row["psnr"] for row in found["rows"] if row["weight"] == weight and "psnr" in row]
-                    scores[weight] = sum(values) / max(1, len(values))
-                best = max(scores, key=lambda w: scores[w])
-                misfits = [row["misfit"] for row in found["rows"] if row["weight"] == best and "misfit" in row]
-                cells += [f"{scores[best]:.2f}", f"{best:.3g}", number(sum(misfits) / max(1, len(misfits)), 3)]
+                best = best_weight(found["rows"], {row["weight"] for row in found["rows"]})
+                if best is None:
+                    cells += [NONE] * 3
+                    continue
+                weight, score = best
+                misfits = [row["misfit"] for row in found["rows"] if row["weight"] == weight]
+                cells += [f"{score:.2f}", f"{weight:.3g}", number(sum(misfits) / len(misfits), 3)]
             lines.append([case.name, method.label, *cells])
     if not lines:
         return ""

@@ -27,8 +27,17 @@ from benchmarks.composing.data import TEST, VALIDATION, load
 from benchmarks.composing.run import common, together
 from benchmarks.machine import machine
 from benchmarks.restoration.cases import BATCH, CASES, FACES, Case, case_named
-from benchmarks.restoration.methods import MEAN_OF, METHODS, PACES, applies, method_named, point_settings
-from benchmarks.restoration.store import Store, mean_psnr
+from benchmarks.restoration.methods import (
+    MEAN_OF,
+    METHODS,
+    PACE,
+    PACES,
+    PICTURED,
+    applies,
+    method_named,
+    point_settings,
+)
+from benchmarks.restoration.store import Store, best_weight
 from benchmarks.restoration.work import Job, mean_settings, solve_job
 
 RESULTS = Path("benchmarks/results/restoration")
@@ -44,7 +53,7 @@ def images_for(method: str, split: str, wanted: int | None = None) -> int:
     return min(wanted or 192, 192 if METHODS[method].published else FEW)
 
 
-def settings_of(case: Case, method: str, prior: str, pace: str = PACES[0], steps: int | None = None) -> dict[str, Any]:
+def settings_of(case: Case, method: str, prior: str, pace: str = PACE, steps: int | None = None) -> dict[str, Any]:
     """What rows must share to stand in one file; those of test images share the weight as well."""
     shared = mean_settings() if method == "mean" else point_settings(method, case, 0.01, pace, steps)
     solver = {} if shared is None else {k: v for k, v in asdict(shared).items() if k not in ("weight", "first", "seed")}
@@ -65,14 +74,14 @@ def at_once(method: str) -> int:
     return 4 if method == "mean" else BATCH
 
 
-def path_of(out: Path, case: Case, method: str, split: str, pace: str = PACES[0]) -> Path:
-    name = method if pace == PACES[0] or METHODS[method].settings is None else f"{method}-{pace}"
+def path_of(out: Path, case: Case, method: str, split: str, pace: str = PACE) -> Path:
+    name = method if pace == PACE or METHODS[method].settings is None else f"{method}-{pace}"
     return out / case.name / ("tuning" if split == "validation" else "") / f"{name}.json"
 
 
-def chosen(out: Path, case: Case, method: str, prior: str, pace: str = PACES[0], steps: int | None = None) -> float:
+def chosen(out: Path, case: Case, method: str, prior: str, pace: str = PACE, steps: int | None = None) -> float:
     """The weight with the highest mean PSNR on validation faces; refused where none was tried."""
-    pace = PACES[0] if pace == "long" else pace
+    pace = PACE if pace == "long" else pace
     settings = settings_of(case, method, prior, pace, steps)
     weights = METHODS[method].weights(case)
     if len(weights) == 1:
@@ -81,10 +90,10 @@ def chosen(out: Path, case: Case, method: str, prior: str, pace: str = PACES[0],
     count = images_for(method, "validation")
     if any(store.missing(w, count) for w in weights):
         raise ValueError(f"{case.name} {method} was not tuned yet on {count} faces: run with --split validation first")
-    scores = {w: s for w in weights if (s := mean_psnr(store.rows, w)) is not None}
-    if not scores:
+    best = best_weight(store.rows.values(), weights)
+    if best is None:
         raise ValueError(f"{case.name} {method} failed with every weight")
-    return max(scores, key=lambda w: scores[w])
+    return best[0]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -95,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, help="192 test or 32 validation faces by default")
     parser.add_argument(
         "--pace",
-        default=PACES[0],
+        default=PACE,
         choices=PACES,
         help="of point solvers: 500 steps at 5e-2, or at thrice the paper's rate; the paper's 1,500; 1,500 from 5e-2",
     )
@@ -152,7 +161,7 @@ def _run(cases: list[Case], options: argparse.Namespace, command: str) -> None:
     ):
         store = stores[case_name, method]
         for row, pictures in found:
-            store.add(row, pictures if options.split == "test" else {})
+            store.add(row, pictures if options.split == "test" and method in PICTURED else {})
         store.write(about)
         rows = [row for row, _ in found if "failed" not in row]
         score = sum(row["psnr"] for row in rows) / max(1, len(rows))

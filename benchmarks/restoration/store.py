@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,14 @@ class Store:
         write_text(self.path, dump({**about, "settings": self.settings}, rows))
 
 
-def mean_psnr(rows: dict[Key, dict[str, Any]], weight: float) -> float | None:
+def mean_psnr(rows: Iterable[dict[str, Any]], weight: float) -> float | None:
     """Over a weight's images; None where one failed or none was done."""
-    values = [row.get("psnr") for (w, _), row in rows.items() if w == weight]
+    values = [row.get("psnr") for row in rows if row["weight"] == weight]
     return None if not values or None in values else sum(v for v in values if v is not None) / len(values)
+
+
+def best_weight(rows: Iterable[dict[str, Any]], weights: Iterable[float]) -> tuple[float, float] | None:
+    """The weight with the highest mean PSNR, and that; None where every one failed."""
+    rows = list(rows)
+    scores = {w: s for w in weights if (s := mean_psnr(rows, w)) is not None}
+    return max(scores.items(), key=lambda pair: pair[1]) if scores else None

@@ -17,7 +17,7 @@ from benchmarks.composing.measure import number
 from benchmarks.composing.methods import settings_of, tuned
 from benchmarks.composing.picture import as_bytes, measurement
 from benchmarks.restoration.cases import Case
-from benchmarks.restoration.methods import MEAN_OF, PACES, point_settings
+from benchmarks.restoration.methods import MEAN_OF, PACE, point_settings
 from flowinv.adapters.bm3d import denoise
 from flowinv.metrics import psnr, ssim
 from flowinv.metrics.errors import quantised
@@ -37,7 +37,7 @@ class Job:
     place: int
     truth: Tensor
     prior: str
-    pace: str = PACES[0]
+    pace: str = PACE
     steps: int | None = None
 
     def only(self, b: int) -> Job:

@@ -66,7 +66,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], plac
     return command
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the commands are given: priors, images, measurements, masks, operators, data, configs."""
     folder = tmp_path_factory.mktemp("made")

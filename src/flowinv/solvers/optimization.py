@@ -119,10 +119,6 @@ def _regularised(alpha: float) -> OptimizationSettings:
     return _solverip(misfit="l1", penalty="likelihood-u", weight=alpha, init_scale=0.1)
 
 
-_MAP = OptimizationSettings(
-    misfit="likelihood", penalty="likelihood-u", weight=0.5, init_scale=0.1, learning_rate=1.5e-3, steps=1500
-)
-
 # Units are [0, 1] pixels, one grey channel. "choice" marks what the papers leave open.
 _ASIM = OptimizationSettings(init_scale=0.0, learning_rate=5e-4, steps=4000)
 
@@ -160,17 +156,22 @@ OPTIMIZATION_PRESETS: dict[str, OptimizationSettings] = {
         init_scale=0.0, optimizer="lbfgs", learning_rate=0.1, history=100, steps=600, keep="best"
     ),
     # Helminger et al. as run there, eq. 2; a weight of 1 makes it the mode of p(u | y). Choice: 1500 steps.
-    "map": _MAP,
-    # The same at a pace at which they converge on a CPU, with weights by the PSNR of 32 validation faces
-    # (docs/benchmarks/restoration.md).
-    "solverip-denoise-fast": _faster(_regularised(0.025), 0.025),
-    "solverip-deblur-fast": _faster(_regularised(0.01), 0.003),
-    "solverip-inpaint-fast": _faster(_regularised(0.001), 0.001),
-    "solverip-colorize-fast": _faster(_regularised(0.02 / 6), 0.02 / 6),
-    "glowip-denoise-fast": _faster(_solverip(penalty="latent-norm", weight=0.1 / 4, init_scale=0.0), 0.01),
-    "glowip-fast": _faster(_solverip(init_scale=0.0), 0.0),
-    "map-fast": _faster(_MAP, 0.25),
+    "map": OptimizationSettings(
+        misfit="likelihood", penalty="likelihood-u", weight=0.5, init_scale=0.1, learning_rate=1.5e-3, steps=1500
+    ),
 }
+# The same at a pace at which they converge on a CPU, with weights by the PSNR of 32 validation faces
+# (docs/benchmarks/restoration.md).
+_FASTER = {
+    "solverip-denoise": 0.025,
+    "solverip-deblur": 0.003,
+    "solverip-inpaint": 0.001,
+    "solverip-colorize": 0.02 / 6,
+    "glowip-denoise": 0.01,
+    "glowip": 0.0,
+    "map": 0.25,
+}
+OPTIMIZATION_PRESETS |= {f"{name}-fast": _faster(OPTIMIZATION_PRESETS[name], w) for name, w in _FASTER.items()}
 
 
 class _Objective:
@@ -222,15 +223,11 @@ class _Run:
         self.objective = _Objective(problem, settings, stepping)
         self.z = self._start()
         rows = self.z.flatten(0, 1).flatten(1)
+        horizon = settings.steps if settings.optimizer == "adam-cosine" else None
         self.minimizer: Minimizer = (
             LBFGS(rows, settings.learning_rate, settings.history)
             if settings.optimizer == "lbfgs"
-            else Adam(
-                rows,
-                settings.learning_rate,
-                settings.betas,
-                settings.steps if settings.optimizer == "adam-cosine" else None,
-            )
+            else Adam(rows, settings.learning_rate, settings.betas, horizon)
         )
         self.good = self.z.clone()
         self.best = self.z.clone()

@@ -16,11 +16,11 @@ from torch import Tensor
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     """Options written name=value, as on a command line: numbers and true / false become what they look like."""
     options: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
+    for written in pairs:
+        name, equals, text = written.partition("=")
         name, text = name.strip(), text.strip()
         if not equals or not name or not text:
-            raise ValueError(f"an option is written name=value, got {pair!r}")
+            raise ValueError(f"an option is written name=value, got {written!r}")
         if name in options:
             raise ValueError(f"option {name!r} is given twice")
         options[name] = _value(text)
