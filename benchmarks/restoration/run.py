@@ -34,11 +34,12 @@ from benchmarks.restoration.methods import (
     PACES,
     PICTURED,
     applies,
+    mean_settings,
     method_named,
     point_settings,
 )
 from benchmarks.restoration.store import Store, best_weight
-from benchmarks.restoration.work import Job, mean_settings, solve_job
+from benchmarks.restoration.work import Job, solve_job
 
 RESULTS = Path("benchmarks/results/restoration")
 FEW = 32  # test images of what is not in the paper's table

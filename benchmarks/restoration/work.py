@@ -12,17 +12,15 @@ import torch
 from torch import Tensor
 
 import flowinv
-from benchmarks.composing.cases import case_named
 from benchmarks.composing.measure import number
-from benchmarks.composing.methods import settings_of, tuned
 from benchmarks.composing.picture import as_bytes, measurement
 from benchmarks.restoration.cases import Case
-from benchmarks.restoration.methods import MEAN_OF, PACE, point_settings
+from benchmarks.restoration.methods import MEAN_OF, PACE, mean_settings, point_settings
 from flowinv.adapters.bm3d import denoise
 from flowinv.metrics import psnr, ssim
 from flowinv.metrics.errors import quantised
 from flowinv.randomness import keyed_generator
-from flowinv.solvers import Diverged, PointSolver, VariationalSettings, VariationalSolver
+from flowinv.solvers import Diverged, PointSolver, VariationalSolver
 
 BITS = 5
 
@@ -96,16 +94,6 @@ def _restored(job: Job, problem: flowinv.InverseProblem) -> tuple[Tensor, dict[s
     taken = torch.tensor(estimate.provenance["steps_of_each"], dtype=torch.float64)
     about = {"misfit": estimate.misfit, "log_prior": estimate.log_prior, "norm": estimate.z.flatten(1).norm(dim=1)}
     return estimate.x, {**about, "steps": taken}
-
-
-def mean_settings() -> VariationalSettings:
-    """Of the composed flow whose draws are averaged: as tuned on faces for the other benchmark, without which it is refused."""
-    case = case_named("faces-top")
-    if not tuned(case, "svi"):
-        raise ValueError("svi is not tuned on faces yet: run benchmarks.composing.tune faces-top --methods svi first")
-    settings = settings_of("svi", case)
-    assert isinstance(settings, VariationalSettings)
-    return replace(settings, final_draws=64)
 
 
 def _mean(job: Job, problem: flowinv.InverseProblem) -> tuple[Tensor, dict[str, Tensor]]:
