@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 
 import pytest
@@ -28,10 +27,9 @@ from flowinv import (
 from flowinv.flows import Chain, Elementwise, GlowConfig, build
 from flowinv.flows.layers.transforms import Logit
 from flowinv.point_estimate import PointEstimate
-from flowinv.solvers import SOLVERS, preset_for
+from flowinv.solvers import OptimizationSettings, PointSolver
 from flowinv.solvers import optimization as module
-from flowinv.solvers.minimizers import LBFGS, Adam
-from flowinv.solvers.optimization import OPTIMIZATION_PRESETS, OptimizationSettings, PointSolver
+from flowinv.solvers.minimizers import Adam
 from flowinv.solvers.progress import Diverged
 
 NEWTON = OptimizationSettings(optimizer="lbfgs", learning_rate=1.0, steps=60)
@@ -250,80 +248,6 @@ def test_what_is_not_observed_does_not_count() -> None:
     changed = InverseProblem(problem.given_prior, problem.operator, problem.likelihood, problem.y + 5 * (1 - upper()))
     for misfit in ("l2", "l1", "likelihood"):
         assert torch.equal(solve(problem, SHORT, misfit=misfit).z, solve(changed, SHORT, misfit=misfit).z)
-
-
-# -- the minimisers --------------------------------------------------------------------------------------------------
-
-
-def valley(z: Tensor) -> Tensor:
-    """Rows of a Rosenbrock-like function, each with a curvature of its own, (N,)."""
-    bend = torch.linspace(1, 5, len(z), dtype=z.dtype)
-    return (bend[:, None] * (z[:, 1:] - z[:, :-1].square()).square()).sum(1) + (1 - z).square().sum(1)
-
-
-@pytest.mark.parametrize("kind", ["adam", "adam-cosine", "lbfgs"])
-def test_rows_move_as_by_torchs_optimiser_alone(kind: str) -> None:
-    start, steps = 0.3 * normal(4, 6, seed=1), 60
-    horizon = steps if kind == "adam-cosine" else None
-    ours = LBFGS(start, 0.3, history=7) if kind == "lbfgs" else Adam(start, 0.05, (0.8, 0.99), horizon)
-    z = start.clone()
-    for _ in range(steps):
-        z = z.detach().requires_grad_()
-        value = valley(z)
-        (gradient,) = torch.autograd.grad(value.sum(), z)
-        if isinstance(ours, LBFGS):
-            assert (value <= ours.tensors["last_value"]).all(), "torch's takes no step back"
-        z = ours.step(z.detach(), gradient, value.detach())
-    for row in range(4):
-        parameter = start.clone().requires_grad_()
-        if kind == "lbfgs":
-            theirs = torch.optim.LBFGS([parameter], lr=0.3, history_size=7, tolerance_grad=0, tolerance_change=0)
-        else:
-            theirs = torch.optim.Adam([parameter], lr=0.05, betas=(0.8, 0.99))
-        falling = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, steps) if horizon else None
-
-        def closure(parameter=parameter, row=row, theirs=theirs) -> Tensor:
-            theirs.zero_grad()
-            value = valley(parameter)[row]
-            value.backward()
-            return value
-
-        for _ in range(steps // 20 if kind == "lbfgs" else steps):
-            theirs.step(closure)
-            if falling is not None:
-                falling.step()
-        torch.testing.assert_close(z[row], parameter.detach()[row], atol=1e-9, rtol=1e-7)
-        assert (parameter.detach()[row] - start[row]).abs().max() > 0.1
-
-
-def test_a_point_at_rest_stays_and_leaves_its_neighbours_alone() -> None:
-    start = torch.stack([torch.ones(6, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)])
-    minimizer, z = LBFGS(start, 1.0, 5), start
-    for _ in range(60):
-        z = z.detach().requires_grad_()
-        value = valley(z)
-        (gradient,) = torch.autograd.grad(value.sum(), z)
-        z = minimizer.step(z.detach(), gradient, value.detach())
-    assert torch.equal(z[0], start[0])
-    torch.testing.assert_close(z[1], start[0], atol=1e-4, rtol=0)
-
-
-def test_a_step_that_raises_the_value_is_taken_back_and_halved() -> None:
-    """(z^4 - z)-like rows from a point where full quasi-Newton steps jump out; one row is easy and takes whole steps."""
-    scale = torch.tensor([[1.0], [30.0]], dtype=torch.float64)
-    minimizer, z = LBFGS(torch.zeros(2, 1).double(), 1.0, 5), torch.full((2, 1), -1.5).double()
-    seen, lowest = [], torch.full((2,), math.inf).double()
-    for _ in range(60):
-        z = z.detach().requires_grad_()
-        value = (scale * (z.square() - 1).square() + z.exp()).sum(1)
-        (gradient,) = torch.autograd.grad(value.sum(), z)
-        seen.append((value > lowest).tolist())
-        lowest = torch.minimum(lowest, value.detach())
-        z = minimizer.step(z.detach(), gradient, value.detach())
-    assert any(rose for _, rose in seen), "the case was meant to need it"
-    end = z.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad((scale * (end.square() - 1).square() + end.exp()).sum(), end)
-    assert (gradient.abs() < 1e-5).all()
 
 
 # -- observations and restarts ---------------------------------------------------------------------------------------
@@ -595,76 +519,3 @@ def test_progress_tells_the_objective() -> None:
     assert {p.label for p in seen} == {"objective"} and seen[-1].value < seen[0].value
     assert len(estimate.trace["objective"]) == len(estimate.trace["step"]) == SHORT.steps
     assert len(estimate.trace["objective"][0]) == 2
-
-
-# -- settings --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"misfit": "l3"}, "misfit must be one of l2, l1, likelihood; got 'l3'"),
-        ({"penalty": "tv"}, "penalty must be one of"),
-        ({"optimizer": "sgd"}, "optimizer must be one of adam, adam-cosine, lbfgs"),
-        ({"keep": "first"}, "keep must be one of last, best"),
-        ({"steps": 0}, "steps must be positive"),
-        ({"restarts": 1.5}, "restarts = 1.5 is not valid: expected int"),
-        ({"learning_rate": float("nan")}, "learning_rate"),
-        ({"betas": (0.9, 1.0)}, "betas"),
-        ({"weight": 0.0}, "does not go with weight 0"),
-        ({"penalty": "none"}, "does not go with weight 0.1"),
-        ({"init_scale": 0.0}, "restarts from z = 0 are the same"),
-        ({"init_scale": -1.0}, "init_scale must be at least 0"),
-    ],
-)
-def test_settings_out_of_range_are_refused_by_name(changes, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        replace(SHORT, **changes)
-
-
-def test_a_solver_has_a_preset_for_each_task() -> None:
-    assert preset_for("solverip", "inpaint-box") == "solverip-inpaint-fast"
-    assert preset_for("solverip") == "solverip-deblur-fast"
-    assert [preset_for("glowip", t) for t in ("denoise", "superres")] == ["glowip-denoise-fast", "glowip-fast"]
-    assert all(preset_for(name, "no-such-task") == SOLVERS[name].presets[0] for name in SOLVERS)
-    tasks = ("denoise", "deblur", "inpaint-box", "colorize")
-    assert all(preset_for(name, task) in SOLVERS[name].presets for name in SOLVERS for task in tasks)
-    assert preset_for("csgm", "denoise") == "csgm-fast"
-
-
-def test_an_unknown_preset_lists_the_known() -> None:
-    with pytest.raises(ValueError, match="csgm-fast"):
-        PointSolver("quick")
-
-
-def test_presets_state_what_the_papers_do() -> None:
-    p = OPTIMIZATION_PRESETS
-    assert p["csgm"] == OptimizationSettings(
-        "l2", "latent-norm", 0.1, init_scale=0.1, restarts=3, learning_rate=0.02, steps=4000
-    )
-    for name in ("asim", "ivom"):
-        assert (p[name].misfit, p[name].penalty, p[name].learning_rate, p[name].steps) == ("l2", "none", 5e-4, 4000)
-    assert all(p[name].restarts * p[name].steps <= 1000 for name in ("csgm-fast", "ivom-fast"))
-    for name, alpha in (("denoise", 0.05 / 2), ("deblur", 0.02 / 2), ("inpaint", 0.002 / 2), ("colorize", 0.02 / 6)):
-        s = p[f"solverip-{name}"]
-        assert (s.misfit, s.penalty, s.init_scale, s.learning_rate, s.steps) == ("l1", "likelihood-u", 0.1, 5e-3, 1500)
-        assert s.weight == pytest.approx(alpha) and s.betas == (0.9, 0.999) and s.keep == "last"
-    for name, gamma, start in (
-        ("glowip-denoise", 0.1 / 4, 0.0),
-        ("solverip-csgm-denoise", 0.1 / 4, 1.0),
-        ("solverip-csgm", 0.01 / 4, 1.0),
-        ("solverip-csgm-colorize", 0.01 / 12, 1.0),
-        ("glowip", 0.0, 0.0),
-    ):
-        s = p[name]
-        assert (s.misfit, s.penalty) == ("l2", "latent-norm" if gamma else "none") and s.init_scale == start
-        assert s.weight == pytest.approx(gamma) and (s.learning_rate, s.steps) == (5e-3, 1500)
-    fast = [name for name in p if name.endswith("-fast")]
-    assert len(fast) == 9 and all(p[name].restarts * p[name].steps <= 1000 for name in fast)
-    for name in set(fast) - {"csgm-fast", "ivom-fast"}:
-        own, papers = p[name], p[name.removesuffix("-fast")]
-        same = replace(own, steps=papers.steps, learning_rate=papers.learning_rate, weight=papers.weight)
-        assert replace(same, penalty=papers.penalty) == papers and (own.steps, own.learning_rate) == (500, 0.05)
-    assert p["glowip-lbfgs"].steps == 20 * 20 and p["glowip-lbfgs-cs"].steps == 30 * 20
-    assert (p["map"].weight, p["map"].learning_rate, p["map"].penalty) == (0.5, 0.0015, "likelihood-u")
-    assert str(p["csgm"]) == "||A(x) - y||^2 + 0.1 ||z||^2" and str(p["asim"]) == "||A(x) - y||^2"

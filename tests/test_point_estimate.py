@@ -12,7 +12,7 @@ from flowinv import BundleError, Flow, Gaussian, InverseProblem, Mask
 from flowinv.flows import GlowConfig, build
 from flowinv.flows.architectures import config_to_dict
 from flowinv.point_estimate import PointEstimate
-from flowinv.solvers.optimization import OptimizationSettings, PointSolver
+from flowinv.solvers import OptimizationSettings, PointSolver
 
 SETTINGS = OptimizationSettings(penalty="latent-norm", weight=0.1, learning_rate=0.05, steps=20, restarts=3)
 SHAPE = (1, 4, 4)

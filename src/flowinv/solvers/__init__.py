@@ -3,7 +3,8 @@
 from ..families import PreGeneratorConfig, build_pregenerator
 from .amortized import AMORTIZED_PRESETS, AmortizedSettings, AmortizedTrainer, Amortizer, find_amortizer
 from .catalogue import SOLVERS, preset_for, settings_for, solve, solver_info
-from .optimization import OPTIMIZATION_PRESETS, OptimizationSettings, PointSolver
+from .optimization import PointSolver
+from .optimization_settings import OPTIMIZATION_PRESETS, OptimizationSettings
 from .progress import Diverged, SolverProgress
 from .sampling import SAMPLING_PRESETS, Sampler, SamplingSettings
 from .variational import PRESETS, VariationalSettings, VariationalSolver

@@ -12,7 +12,8 @@ from ..posterior import Posterior
 from ..problem import InverseProblem, require_problem
 from ..tasks import Task
 from .amortized import AMORTIZED_PRESETS, AmortizedTrainer, Amortizer, find_amortizer
-from .optimization import OPTIMIZATION_PRESETS, PointSolver
+from .optimization import PointSolver
+from .optimization_settings import OPTIMIZATION_PRESETS
 from .progress import SolverProgress
 from .sampling import SAMPLING_PRESETS, Sampler, SamplingSettings
 from .variational import PRESETS, VariationalSolver

@@ -22,7 +22,8 @@ from ..problem import InverseProblem, require_problem
 from ..randomness import keyed_generator
 from ..settings import check_positive, check_types
 from ..store import read_bundle, write_bundle
-from .optimization import OptimizationSettings, PointSolver
+from .optimization import PointSolver
+from .optimization_settings import OptimizationSettings
 from .progress import Diverged, SolverProgress, drive, preset_or_settings
 
 CHECKPOINT = "flowinv-solver"
