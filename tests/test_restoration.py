@@ -48,9 +48,9 @@ def test_every_method_has_settings_for_every_weight(case: Case) -> None:
                 assert third == replace(found, steps=500, learning_rate=3 * found.learning_rate)
 
 
-def test_the_mean_is_that_of_a_flow_started_at_the_mode() -> None:
+def test_the_mean_is_that_of_a_flow_started_at_a_laplace_approximation() -> None:
     solver = settings_of(CASES["denoise"], "mean", "prior")["solver"]
-    assert (solver["start"], solver["space"], solver["mean_of"]) == ("point", "latent", 256)
+    assert (solver["start"], solver["space"], solver["mean_of"]) == ("laplace", "latent", 256)
     assert METHODS["mean"].weights(CASES["denoise"]) == (0.1,) and METHODS["mean"].weights(CASES["deblur"]) == (
         0.01,
         0.02,

@@ -455,7 +455,7 @@ def test_bf16_fits_but_reports_in_full_precision() -> None:
         ({"steps": -1}, "steps"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"cooldown": 2}, "cooldown"),
-        ({"start": "mode"}, "start = 'mode' is not valid: expected one of prior, point"),
+        ({"start": "mode"}, "start = 'mode' is not valid: expected one of prior, point, laplace"),
         ({"start": "point", "space": "ambient"}, "is for a coupling or gaussian pre-generator in the latent space"),
         ({"start": "point", "pregenerator": PreGeneratorConfig("realnvp")}, "is for a coupling or gaussian"),
         ({"start_steps": 0}, "start_steps"),

@@ -81,9 +81,20 @@ def solve(
     return _chains(problem, settings, draws, seed, first)
 
 
-def fit_passes(settings: VariationalSettings, steps: int) -> int:
-    """Images that a fit of so many steps sends through the prior, the search for its start included."""
-    return settings.draws * steps + (settings.start_steps if settings.start == "point" else 0)
+def fit_passes(settings: VariationalSettings, steps: int, measured: int) -> int:
+    """Images that a fit of so many steps sends through the prior, the search for its start included.
+
+    A Laplace start takes a backward pass for each of ``measured`` elements of y; each is counted as a whole one.
+    """
+    start = {"prior": 0, "point": settings.start_steps, "laplace": settings.start_steps + measured}
+    return settings.draws * steps + start[settings.start]
+
+
+def measured_elements(problem: InverseProblem) -> int:
+    """How many elements of y were observed, in any of the observations."""
+    if problem.observed is None:
+        return problem.y[0].numel()
+    return int(problem.observed.expand(problem.y.shape).any(0).sum())
 
 
 def _fit(problem: InverseProblem, settings: Any, draws: int, seed: int, amortizer: Amortizer | None = None) -> Outcome:
@@ -92,7 +103,7 @@ def _fit(problem: InverseProblem, settings: Any, draws: int, seed: int, amortize
     start = amortizer.start(problem, settings.pregenerator) if amortizer is not None else None
     posterior = VariationalSolver(settings).solve(problem, start=start)
     steps = posterior.provenance["steps"]
-    outcome = clock.stop(_of_flow(posterior, draws, seed, fit_passes(settings, steps)))
+    outcome = clock.stop(_of_flow(posterior, draws, seed, fit_passes(settings, steps, measured_elements(problem))))
     outcome.about = {"steps": [steps] * problem.batch}
     return _with_elbo(outcome, posterior, seed)
 
@@ -129,7 +140,7 @@ def _chains(
         if first is None:
             raise ValueError("chains through a fit need its settings")
         through = VariationalSolver(replace(first, seed=seed, final_draws=_FINAL)).solve(problem)
-        passes = fit_passes(first, through.provenance["steps"])
+        passes = fit_passes(first, through.provenance["steps"], measured_elements(problem))
     posterior = Sampler(settings).solve(problem, through)
     kept = posterior.chains.flatten(0, 1)
     passes += draws * posterior.provenance["prior_passes"]

@@ -14,12 +14,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.composing.cases import Case
 from flowinv.solvers import OPTIMIZATION_PRESETS, PRESETS, OptimizationSettings, SamplingSettings, VariationalSettings
 
 Settings = VariationalSettings | SamplingSettings | OptimizationSettings
 TUNED = Path(__file__).with_name("tuned.json")
 PASSES = 1000  # of the prior, for each chain or point
+FIT_PASSES = 5000  # for each fit
 ALIASES = {"svi-mmse": "svi", "asim": "ivom"}
 
 
@@ -152,6 +155,22 @@ def with_changes(settings: Settings, changes: dict[str, Any]) -> Settings:
     return replace(settings, **changes)
 
 
+def measured(case: Case) -> int:
+    """How many elements of y a case's first image has."""
+    operator = case.task_of(case.dataset.shape, 0).operator
+    if operator.observed is not None:
+        return int(operator.observed.sum())
+    return operator(torch.zeros(1, *case.dataset.shape)).numel()
+
+
+def _within_budget(settings: Settings, case: Case) -> Settings:
+    """A fit from a Laplace start pays for it with steps."""
+    if not isinstance(settings, VariationalSettings) or settings.start != "laplace":
+        return settings
+    left = FIT_PASSES - settings.start_steps - measured(case)
+    return replace(settings, steps=min(settings.steps, left // settings.draws))
+
+
 def settings_of(
     method: str,
     case: Case,
@@ -170,6 +189,7 @@ def settings_of(
         return None
     if budget == "equal":
         settings = with_changes(settings, tuned(case, method) if changes is None else changes)
+        settings = _within_budget(settings, case)
     if precision == "float32":
         settings = replace(settings, bf16=False)
     return _shrunk(settings, shrink) if shrink > 1 else settings

@@ -35,6 +35,7 @@ from benchmarks.restoration.methods import (
     PICTURED,
     applies,
     mean_settings,
+    mean_start,
     method_named,
     point_settings,
 )
@@ -59,7 +60,7 @@ def settings_of(case: Case, method: str, prior: str, pace: str = PACE, steps: in
     shared = mean_settings() if method == "mean" else point_settings(method, case, 0.01, pace, steps)
     solver = {} if shared is None else {k: v for k, v in asdict(shared).items() if k not in ("weight", "first", "seed")}
     if method == "mean":
-        solver |= {"mean_of": MEAN_OF}
+        solver |= {"mean_of": MEAN_OF, "around": asdict(mean_start(case))}
     return {
         "task": case.task,
         "options": dict(case.options),

@@ -15,7 +15,7 @@ import flowinv
 from benchmarks.composing.measure import number
 from benchmarks.composing.picture import as_bytes, measurement
 from benchmarks.restoration.cases import Case
-from benchmarks.restoration.methods import MEAN_OF, PACE, mean_settings, point_settings
+from benchmarks.restoration.methods import MEAN_OF, PACE, mean_settings, mean_start, point_settings
 from flowinv.adapters.bm3d import denoise
 from flowinv.metrics import psnr, ssim
 from flowinv.metrics.errors import quantised
@@ -98,5 +98,6 @@ def _restored(job: Job, problem: flowinv.InverseProblem) -> tuple[Tensor, dict[s
 
 def _mean(job: Job, problem: flowinv.InverseProblem) -> tuple[Tensor, dict[str, Tensor]]:
     """The mean of draws from the composed flow's posterior."""
-    posterior = VariationalSolver(replace(mean_settings(), seed=job.place)).solve(problem)
+    estimate = PointSolver(replace(mean_start(job.case), first=job.place)).solve(problem)
+    posterior = VariationalSolver(replace(mean_settings(), seed=job.place)).solve(problem, start=estimate)
     return posterior.sample(MEAN_OF, keyed_generator(95, job.place)).mean(0), {"elbo": posterior.elbo}

@@ -74,6 +74,10 @@ class InverseProblem:
         """The problem of a task at a measurement."""
         return cls(prior, task.operator, task.likelihood, y)
 
+    def widened(self, factor: float) -> InverseProblem:
+        """The same with a noise scale ``factor`` times as wide."""
+        return InverseProblem(self.given_prior, self.operator, self.likelihood.widened(factor), self.y)
+
     @property
     def normalised(self) -> bool:
         """Whether p(y | x) is normalised over y, so that an ELBO is a lower bound on log p(y)."""

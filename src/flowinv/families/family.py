@@ -93,12 +93,15 @@ def composed(shape: tuple[int, ...], batch: int, config: PreGeneratorConfig, spa
     return Family(Generators(bijections), space, description)
 
 
-def composed_at(z: Tensor, config: PreGeneratorConfig, scale: float) -> Family:
-    """Pre-generators that begin at N(z, scale^2 I) instead of N(0, I), for latents z (B, *shape)."""
+def composed_at(z: Tensor, config: PreGeneratorConfig, scale: float | Tensor) -> Family:
+    """Pre-generators that begin at N(z, scale^2 I) instead of N(0, I), for latents z (B, *shape).
+
+    With lower triangular factors ``scale`` (B, D, D) at N(z, scale scale^T).
+    """
     family = composed(tuple(z.shape[1:]), len(z), config)
     assert isinstance(family.map, Generators)
-    for bijection, own in zip(family.map.bijections, z, strict=True):
-        place_at(bijection, own, scale)  # type: ignore[arg-type]
+    for b, bijection in enumerate(family.map.bijections):
+        place_at(bijection, z[b], scale[b] if isinstance(scale, Tensor) else scale)  # type: ignore[arg-type]
     return family
 
 

@@ -56,8 +56,19 @@ class LowerTriangular(Bijection):
         self.lower = nn.Parameter(torch.zeros(size, size))
         self.shift = nn.Parameter(torch.zeros(size))
 
+    def _strict(self) -> Tensor:
+        """N; what is frozen has nothing above the diagonal that training could have put there."""
+        return self.lower.tril(-1) if self.lower.requires_grad else self.lower
+
     def matrix(self) -> Tensor:
-        return self.lower.tril(-1) + torch.diag(self.log_diagonal.exp())
+        return self._strict() + torch.diag(self.log_diagonal.exp())
+
+    @torch.no_grad()
+    def set(self, shift: Tensor, factor: Tensor) -> None:
+        """Make it x = factor z + shift, and leave N as it is from then on: of D^2 weights a short fit has no use."""
+        self.lower.copy_(factor.tril(-1)).requires_grad_(False)
+        self.log_diagonal.copy_(factor.diagonal().log())
+        self.shift.copy_(shift.flatten())
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         centred = (x.flatten(1) - self.shift).T
@@ -65,15 +76,23 @@ class LowerTriangular(Bijection):
         return z.reshape(x.shape), constant_log_det(-self.log_diagonal.sum(), x)
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x = z.flatten(1) @ self.matrix().T + self.shift
+        flat = z.flatten(1)
+        x = flat @ self._strict().T + flat * self.log_diagonal.exp() + self.shift
         return x.reshape(z.shape), constant_log_det(self.log_diagonal.sum(), z)
 
 
-def place_at(bijection: Bijection, z: Tensor, scale: float) -> None:
-    """Let a pre-generator that was just built send noise e to z + scale e, for a latent z of its shape."""
+def place_at(bijection: Bijection, z: Tensor, scale: float | Tensor) -> None:
+    """Let a pre-generator that was just built send noise e to z + scale e, for a latent z of its shape.
+
+    A lower triangular ``scale`` (D, D) is for those with a full-rank affine map.
+    """
     layers = list(bijection.layers) if isinstance(bijection, Chain) else [bijection]
     with torch.no_grad():
-        if isinstance(layers[0], LowerTriangular):
+        if isinstance(scale, Tensor):
+            if not isinstance(layers[0], LowerTriangular):
+                raise ValueError("only a pre-generator with a full-rank affine map can start at a full-rank Gaussian")
+            layers[0].set(z, scale)
+        elif isinstance(layers[0], LowerTriangular):
             layers[0].log_diagonal.fill_(math.log(scale))
             layers[0].shift.copy_(z.flatten())
         elif isinstance(layers[-1], Elementwise):

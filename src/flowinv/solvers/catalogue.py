@@ -45,7 +45,16 @@ _POSTERIOR, _CHAINS, _POINT = "posterior with density and ELBO", "draws of Marko
 SOLVERS: dict[str, SolverInfo] = {
     "svi": SolverInfo(
         "variational",
-        ("fast", "from-point", "thorough", "gaussian", "paper-mnist", "paper-cifar10", "paper-celebahq"),
+        (
+            "fast",
+            "from-point",
+            "from-laplace",
+            "thorough",
+            "gaussian",
+            "paper-mnist",
+            "paper-cifar10",
+            "paper-celebahq",
+        ),
         _POSTERIOR,
         "5,000 prior passes with gradient for each observation, then one per draw",
         "by default: the composed flow, the best picture of the posterior for its cost",

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,16 +18,18 @@ from ..families import After, Family, Generators, PreGeneratorConfig
 from ..families.family import composed, composed_at
 from ..flow_posterior import FlowPosterior
 from ..gradients import require_gradient
+from ..point_estimate import PointEstimate
 from ..problem import InverseProblem, require_problem
 from ..randomness import keyed_generator
 from ..settings import check_positive, check_types
 from ..store import read_bundle, write_bundle
+from .laplace import laplace_factor
 from .optimization import PointSolver
 from .optimization_settings import OptimizationSettings
 from .progress import Diverged, SolverProgress, drive, preset_or_settings
 
 CHECKPOINT = "flowinv-solver"
-START_SCALE = 0.5
+POINT_SCALE, LAPLACE_SCALE = 0.5, 0.7
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,11 @@ class VariationalSettings:
     problem's own over the first half of the steps; until then the trace shows that wider problem's ELBO.
 
     ``start`` "prior" begins with q(z) = N(0, I); "point" with N(z*, .5^2 I), z* the mode of p(z | y) as latent optimisation
-    finds it in ``start_steps`` steps, where a fit from the prior would spend most of its own on the way there.
+    finds it in ``start_steps`` steps, where a fit from the prior would spend most of its own on the way there; "laplace" with
+    N(z*, .7^2 (I + J^T W J)^-1), the Laplace approximation there (``laplace_factor``), narrowed since f bends. That one puts a
+    full-rank affine map behind the couplings, of which shift and diagonal are fitted. It is for up to 4096 latents, and for
+    measurements that bind combinations of many latents, not latents one by one: those of images do. Where noise is so weak
+    that latent optimisation sticks, ``start_widening`` above 1 seeks the mode with a noise scale so many times wider.
     """
 
     pregenerator: PreGeneratorConfig = field(default_factory=PreGeneratorConfig)
@@ -64,8 +70,9 @@ class VariationalSettings:
     path_gradient: bool = False
     bf16: bool = False
     anneal: float = 1.0
-    start: Literal["prior", "point"] = "prior"
+    start: Literal["prior", "point", "laplace"] = "prior"
     start_steps: int = 200
+    start_widening: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -77,8 +84,10 @@ class VariationalSettings:
             raise ValueError(f"solver setting cooldown must lie in [0, 1], got {self.cooldown!r}")
         if not (self.anneal >= 1 and math.isfinite(self.anneal)):
             raise ValueError(f"solver setting anneal must be at least 1, got {self.anneal!r}")
-        if self.start == "point" and (self.space != "latent" or self.pregenerator.family == "realnvp"):
-            raise ValueError("start = 'point' is for a coupling or gaussian pre-generator in the latent space")
+        if not (self.start_widening >= 1 and math.isfinite(self.start_widening)):
+            raise ValueError(f"solver setting start_widening must be at least 1, got {self.start_widening!r}")
+        if self.start != "prior" and (self.space != "latent" or self.pregenerator.family == "realnvp"):
+            raise ValueError(f"start = {self.start!r} is for a coupling or gaussian pre-generator in the latent space")
 
 
 def _paper(hidden: int, scales: int, blocks: int, **settings: Any) -> VariationalSettings:
@@ -100,6 +109,7 @@ PRESETS: dict[str, VariationalSettings] = {
     ),
     "ambient": VariationalSettings(space="ambient", learning_rate=3e-3),
     "from-point": VariationalSettings(start="point", learning_rate=5e-3),
+    "from-laplace": VariationalSettings(start="laplace", learning_rate=5e-3),
     "semi-amortized": VariationalSettings(steps=50, early_stop=False),
     "paper-mnist": _paper(32, 3, 3, draws=64, steps=1000, learning_rate=1e-3),
     "paper-cifar10": _paper(48, 4, 4, draws=32, steps=1000, learning_rate=5e-4),
@@ -137,7 +147,8 @@ class _Run:
         self.good = self._snapshot()
 
     def _snapshot(self) -> dict[str, Tensor]:
-        return {k: v.detach().clone() for k, v in self.family.state_dict().items()}
+        """What the next step changes."""
+        return {k: p.detach().clone() for k, p in self.family.named_parameters() if p.requires_grad}
 
     def learning_rate(self) -> float:
         s = self.settings
@@ -214,7 +225,7 @@ class _Run:
 
     def diverged(self, term: str) -> Diverged:
         at = self.step
-        self.family.load_state_dict(self.good)
+        self.family.load_state_dict(self.good, strict=False)
         self.step = max(0, at - 1)  # what is handed over is the state before the step that led here
         self.trace = self.trace[: self.step]
         return Diverged(at, term, self.posterior())
@@ -282,21 +293,28 @@ class VariationalSolver:
         checkpoint: str | Path | None = None,
         report: Callable[[SolverProgress], None] | None = None,
         every: float = 20.0,
-        start: Family | None = None,
+        start: Family | PointEstimate | None = None,
     ) -> FlowPosterior:
         """The posterior of every observation of the problem; problem and ``start`` are left as they were.
 
-        ``start`` is a family to go on from in place of a new one, such as ``Amortizer.start(problem)`` gives. With
+        ``start`` is a family to go on from in place of a new one, such as ``Amortizer.start(problem)`` gives, or a point
+        estimate of the same observations, whose z takes the place of the mode that settings with ``start`` "point" or
+        "laplace" seek by themselves. With
         ``checkpoint`` (a folder) the fit is saved there every ``every`` seconds and when interrupted, and goes on from
         there if the folder holds a fit of the same problem and settings. Raises ``Diverged`` where a term is no longer
         finite.
         """
         require_problem(problem)
         begun = 0.0
-        if start is None and self.settings.start == "point":
+        if isinstance(start, PointEstimate):
+            start, begun = self._around(problem, self._own(problem, start), 0.0)
+        elif start is None and self.settings.start != "prior":
             place = None if checkpoint is None else Path(checkpoint).with_name(f"{Path(checkpoint).name}-start")
-            mode = PointSolver(self._mode()).solve(problem, place, report, every)
-            start, begun = composed_at(mode.z, self.settings.pregenerator, START_SCALE), mode.provenance["seconds"]
+            wide = self.settings.start_widening
+            mode = PointSolver(self._mode()).solve(
+                problem if wide == 1 else problem.widened(wide), place, report, every
+            )
+            start, begun = self._around(problem, mode.z, mode.provenance["seconds"])
         run = _Run(problem, self.settings, start)
 
         def progress() -> SolverProgress:
@@ -308,6 +326,28 @@ class VariationalSolver:
         posterior.measure_elbo(self.settings.final_draws, keyed_generator(self.settings.seed, 10**6))
         posterior.provenance["seconds"] = begun + run.seconds + time.monotonic() - fitted
         return posterior
+
+    def _own(self, problem: InverseProblem, estimate: PointEstimate) -> Tensor:
+        """The latents of a point estimate, refused where they are not the problem's."""
+        if self.settings.start == "prior":
+            raise ValueError("to start at a point estimate, set start to 'point' or 'laplace'; it is 'prior'")
+        if estimate.problem.prior_fingerprint != problem.prior_fingerprint:
+            raise ValueError("the point estimate to start at is of another prior, whose latents mean something else")
+        if len(estimate.z) != problem.batch:
+            raise ValueError(
+                f"the point estimate to start at is of {len(estimate.z)} observations, the problem has {problem.batch}"
+            )
+        return estimate.z
+
+    def _around(self, problem: InverseProblem, z: Tensor, seconds: float) -> tuple[Family, float]:
+        """A family around latents z (B, *shape), and the seconds that it took, those before included."""
+        s = self.settings
+        if s.start == "point":
+            return composed_at(z, s.pregenerator, POINT_SCALE), seconds
+        began = time.monotonic()
+        factor = LAPLACE_SCALE * laplace_factor(problem, z, problem.prior.frozen(bf16=True) if s.bf16 else None)
+        config = s.pregenerator if s.pregenerator.family == "gaussian" else replace(s.pregenerator, affine=True)
+        return composed_at(z, config, factor), seconds + time.monotonic() - began
 
     def _mode(self) -> OptimizationSettings:
         """How the mode of p(z | y) is sought: -log p(y | f(z)) + ||z||^2 / 2."""

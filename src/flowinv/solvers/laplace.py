@@ -1,0 +1,65 @@
+"""The Laplace approximation of the latent's posterior: a full-rank Gaussian from one linearisation of A(f(z))."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..flows.flow import Flow
+from ..gradients import require_gradient
+from ..problem import InverseProblem
+
+LARGEST = 4096
+
+
+def laplace_factor(problem: InverseProblem, z: Tensor, prior: Flow | None = None, chunk: int = 32) -> Tensor:
+    r"""Lower triangular L (B, D, D) with :math:`L L^T = (I + J^T W J)^{-1}`, J = dA(f(z))/dz at z (B, \*shape), D its elements.
+
+    W holds 1 / variance of each observed element of y, so that J^T W J is the Fisher information of z (Gauss-Newton), and
+    N(z, L L^T) the posterior's Laplace approximation where z is its mode: exact for a linear f and Gaussian noise. Costs one
+    backward pass of the prior for every element that is observed, ``chunk`` at a time, and B D^2 numbers of memory. ``prior``
+    stands in for the problem's, a copy in bfloat16 say. Refuses D above 4096, and a likelihood that has no standard deviation.
+    """
+    prior = prior if prior is not None else problem.prior
+    size = z[0].numel()
+    if size > LARGEST:
+        raise ValueError(
+            f"a Laplace start holds a D x D matrix for each observation: D can be at most {LARGEST}, here it is {size}; "
+            "start at the point instead"
+        )
+    leaf = z.detach().expand(chunk, *z.shape).clone().requires_grad_()
+    with torch.enable_grad():
+        x = prior.decode(leaf.flatten(0, 1))[0].view(leaf.shape)
+        prediction = problem.operator(x).flatten(2)  # (chunk, B, m)
+    require_gradient(prediction, "A(x)")
+    precision = _precision(problem, prediction[0].detach())
+    information = torch.eye(size, dtype=torch.float64, device=z.device).repeat(len(z), 1, 1)
+    seen = precision.any(0).nonzero().flatten()
+    for rows in seen.split(chunk):
+        each = torch.arange(len(rows), device=z.device)
+        taken = prediction[each, :, rows] * precision[:, rows].T.sqrt()
+        (gradient,) = torch.autograd.grad(taken.sum(), leaf, retain_graph=True)
+        jacobian = gradient[: len(rows)].flatten(2).transpose(0, 1)  # (B, rows, D)
+        information += jacobian.mT @ jacobian
+    return torch.stack([_inverse_factor(part) for part in information]).to(z)
+
+
+def _precision(problem: InverseProblem, prediction: Tensor) -> Tensor:
+    """1 / variance of every element of y, 0 where nothing was observed, (B, m)."""
+    shaped = prediction.view(problem.y.shape)
+    std = problem.likelihood.std(shaped)
+    if std is None:
+        raise ValueError(
+            f"a Laplace start needs the noise's standard deviation, which {problem.likelihood!r} has not; start at the point"
+        )
+    precision = std.expand(shaped.shape).square().reciprocal()
+    if problem.observed is not None:
+        precision = torch.where(problem.observed, precision, precision.new_zeros(()))
+    return precision.flatten(1)
+
+
+def _inverse_factor(matrix: Tensor) -> Tensor:
+    """The lower triangular L with L L^T = matrix^-1: from matrix = U U^T, U upper triangular, it is U^-T."""
+    upper = torch.linalg.cholesky(matrix.flip(0, 1)).flip(0, 1)
+    eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    return torch.linalg.solve_triangular(upper, eye, upper=True).T

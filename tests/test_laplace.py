@@ -1,0 +1,184 @@
+"""The Laplace start against closed forms and a Jacobian by automatic differentiation, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from exact_posterior import Exact
+from torch import Tensor
+
+from flowinv import CustomLikelihood, Flow, Gaussian, Identity, InverseProblem, Mask, Poisson, Posterior, Quantile
+from flowinv.families.family import composed_at
+from flowinv.families.pregenerator import LowerTriangular, PreGeneratorConfig
+from flowinv.flows import Chain, GlowConfig, build
+from flowinv.solvers import PRESETS, OptimizationSettings, PointSolver, VariationalSolver
+from flowinv.solvers.laplace import LARGEST, laplace_factor
+from flowinv.solvers.variational import LAPLACE_SCALE
+
+QUICK = replace(
+    PRESETS["from-laplace"],
+    pregenerator=PreGeneratorConfig(steps=2, hidden=8),
+    draws=4,
+    steps=30,
+    final_draws=64,
+    early_stop=False,
+)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def glow_problem() -> InverseProblem:
+    """Two images of a bent prior, a mask and a noise scale for each."""
+    flow = Flow(build(GlowConfig((2, 4, 4), steps=(2,), hidden=8)), (2, 4, 4)).double().eval()
+    for i, parameter in enumerate(flow.parameters()):
+        parameter.data += 0.15 * normal(*parameter.shape, seed=i)
+    mask = (normal(2, 2, 4, 4, seed=50) > 0).double()
+    sigma = 0.1 + torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return InverseProblem(flow, Mask(mask, (2, 4, 4)), Gaussian(sigma), normal(2, 2, 4, 4, seed=3) * mask)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 32])
+def test_for_a_gaussian_it_is_the_posterior_covariance_wherever_it_is_taken(chunk: int) -> None:
+    exact = Exact(batch=2)
+    factor = laplace_factor(exact.problem, normal(2, 12), chunk=chunk)
+    for b in range(2):
+        torch.testing.assert_close(factor[b] @ factor[b].T, exact.latent_covariance, atol=1e-10, rtol=1e-8)
+        assert torch.equal(factor[b], factor[b].tril())
+
+
+def test_through_a_bent_flow_with_masks_and_noise_of_each_observation() -> None:
+    problem, z = glow_problem(), 0.7 * normal(2, 2, 4, 4, seed=9)
+    factor = laplace_factor(problem, z, chunk=5)
+    sigma = problem.likelihood.sigma
+    for b in range(2):
+        jacobian = torch.autograd.functional.jacobian(lambda v: problem.prior.decode(v[None])[0][0].flatten(), z[b])
+        jacobian = (
+            jacobian.flatten(1)[problem.observed[b].flatten()]
+            / sigma[b].flatten()[problem.observed[b].flatten()][:, None]
+        )
+        precision = torch.eye(32, dtype=torch.float64) + jacobian.T @ jacobian
+        torch.testing.assert_close(factor[b] @ factor[b].T, precision.inverse(), atol=1e-9, rtol=1e-7)
+    other = InverseProblem(problem.prior, problem.operator, Gaussian(0.3), problem.y)
+    wrong = laplace_factor(other, z)[0]
+    assert not torch.allclose(wrong @ wrong.T, factor[0] @ factor[0].T, rtol=0.1), "the noise of each element counts"
+
+
+def test_noise_that_grows_with_the_signal_is_taken_at_the_point() -> None:
+    """Counts y / g with variance rate / g: the precision of y is g / rate."""
+    prior = Flow(
+        Quantile(torch.distributions.LogNormal(torch.zeros(3).double(), 0.5)), (3,), support=(0.0, float("inf"))
+    )
+    problem = InverseProblem(prior, Identity(), Poisson(0.2), torch.ones(1, 3).double())
+    z = normal(1, 3)
+    rate = prior.decode(z)[0][0]
+    slope = 0.5 * rate
+    found = laplace_factor(problem, z)[0]
+    std = problem.likelihood.std(rate[None])[0]
+    torch.testing.assert_close(found, torch.diag((1 + slope.square() / std.square()).rsqrt()))
+
+
+def test_a_fit_begins_at_the_narrowed_approximation() -> None:
+    """For a Gaussian the mode is the posterior mean; before the first step q is N(mean, .7^2 covariance)."""
+    exact = Exact()
+    still = replace(PRESETS["from-laplace"], start_steps=1500, steps=1, learning_rate=1e-12, final_draws=64)
+    posterior = VariationalSolver(still).solve(exact.problem)
+    x = posterior.sample(6000, torch.Generator().manual_seed(0))[:, 0].double()
+    expected = LAPLACE_SCALE**2 * exact.covariance
+    variance = expected.diagonal()
+    assert (x.mean(0) - exact.mean[0]).abs().max() < 5 * (variance.max() / 6000) ** 0.5
+    deviation = (torch.cov(x.T) - expected).square().sum()
+    assert deviation < 2 * (variance.sum().square() + expected.square().sum()) / 6000
+    assert (torch.cov(x.T) - exact.covariance).square().sum() > deviation * 20, "the check tells .7 from 1"
+
+
+def test_a_fit_reaches_the_closed_form_and_is_read_back(tmp_path) -> None:
+    exact = Exact(batch=2)
+    posterior = VariationalSolver(replace(QUICK, draws=32, steps=400, final_draws=2000, start_steps=500)).solve(
+        exact.problem
+    )
+    gap = exact.log_evidence - posterior.elbo.double()
+    assert (gap > -4 * posterior.elbo_se - 1e-3).all() and (gap < 0.1 + 4 * posterior.elbo_se).all()
+    found = Posterior.load(posterior.save(tmp_path / "p"))
+    x = posterior.sample(5, torch.Generator().manual_seed(4))
+    assert torch.equal(found.sample(5, torch.Generator().manual_seed(4)), x)
+    torch.testing.assert_close(found.log_prob(x), posterior.log_prob(x))
+
+
+def test_what_a_short_fit_has_no_use_for_stays() -> None:
+    problem = glow_problem()
+    posterior = VariationalSolver(QUICK).solve(problem)
+    affine = posterior.family.map.bijections[1].layers[0]
+    assert isinstance(affine, LowerTriangular)
+    mode = (
+        VariationalSolver(replace(QUICK, steps=1, learning_rate=1e-12))
+        .solve(problem)
+        .family.map.bijections[1]
+        .layers[0]
+    )
+    assert torch.equal(affine.lower, mode.lower) and affine.lower.abs().max() > 1e-3
+    assert not torch.equal(affine.shift, mode.shift) and not torch.equal(affine.log_diagonal, mode.log_diagonal)
+
+
+def test_a_fit_goes_on_where_it_was_interrupted(tmp_path) -> None:
+    problem, settings = glow_problem(), replace(QUICK, start_steps=20)
+    whole = VariationalSolver(settings).solve(problem)
+
+    def stop(p) -> None:
+        if (p.step, p.total) == (12, 30):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        VariationalSolver(settings).solve(problem, tmp_path / "fit", stop)
+    resumed = VariationalSolver(settings).solve(problem, tmp_path / "fit")
+    assert torch.equal(resumed.mean(16), whole.mean(16)) and resumed.trace == whole.trace
+
+
+def test_the_mode_can_be_sought_with_wider_noise() -> None:
+    exact = Exact()
+    still = replace(QUICK, start_steps=1500, steps=1, learning_rate=1e-12, start_widening=10.0)
+    posterior = VariationalSolver(still).solve(exact.problem)
+    wide = InverseProblem(exact.prior, exact.problem.operator, Gaussian(1.0), exact.y)
+    factor = laplace_factor(wide, exact.latent_mean)[0]
+    mode = (factor @ factor.T) @ torch.linalg.solve(exact.latent_covariance, exact.latent_mean[0]) / 100
+    # the wide problem's information vector is a hundredth of the problem's own
+    shift = posterior.family.map.bijections[0].layers[0].shift.double()
+    torch.testing.assert_close(shift, mode, atol=2e-3, rtol=0)
+    assert (shift - exact.latent_mean[0]).abs().max() > 0.05
+
+
+def test_a_fit_starts_around_a_point_estimate_that_it_is_given() -> None:
+    problem = glow_problem()
+    estimate = PointSolver(OptimizationSettings("l1", steps=40, learning_rate=0.05)).solve(problem)
+    posterior = VariationalSolver(replace(QUICK, steps=1, learning_rate=1e-12)).solve(problem, start=estimate)
+    factor = LAPLACE_SCALE * laplace_factor(problem, estimate.z)
+    for b, bijection in enumerate(posterior.family.map.bijections):
+        torch.testing.assert_close(bijection.layers[0].shift, estimate.z[b].flatten())
+        torch.testing.assert_close(bijection.layers[0].lower, factor[b].tril(-1))
+    with pytest.raises(ValueError, match="set start to 'point' or 'laplace'; it is 'prior'"):
+        VariationalSolver(replace(QUICK, start="prior")).solve(problem, start=estimate)
+    exact = Exact(batch=2)
+    with pytest.raises(ValueError, match="of another prior"):
+        VariationalSolver(QUICK).solve(exact.problem, start=estimate)
+    one = InverseProblem(problem.given_prior, Identity(), Gaussian(0.1), problem.y[:1])
+    with pytest.raises(ValueError, match="of 2 observations, the problem has 1"):
+        VariationalSolver(QUICK).solve(one, start=estimate)
+
+
+def test_what_it_cannot_start_from_is_refused() -> None:
+    exact = Exact()
+    distance = CustomLikelihood(lambda y, p: (y - p).square().flatten(-1).sum(-1), 1.0)
+    custom = InverseProblem(exact.prior, exact.problem.operator, distance, exact.y)
+    with pytest.raises(ValueError, match="needs the noise's standard deviation"):
+        laplace_factor(custom, normal(1, 12))
+    size = LARGEST + 1
+    big = InverseProblem(Flow(Chain([]), (size,)), Identity(), Gaussian(0.1), torch.zeros(1, size))
+    with pytest.raises(ValueError, match=f"at most {LARGEST}, here it is {size}"):
+        laplace_factor(big, torch.zeros(1, size))
+    with pytest.raises(ValueError, match="full-rank affine map"):
+        composed_at(normal(1, 12), PreGeneratorConfig(), torch.eye(12).double()[None])
+    with pytest.raises(ValueError, match="start_widening must be at least 1"):
+        replace(QUICK, start_widening=0.5)
