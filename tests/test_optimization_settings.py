@@ -37,6 +37,7 @@ def test_a_solver_has_a_preset_for_each_task() -> None:
     assert preset_for("solverip", "inpaint-box") == "solverip-inpaint-fast"
     assert preset_for("solverip") == "solverip-deblur-fast"
     assert [preset_for("glowip", t) for t in ("denoise", "superres")] == ["glowip-denoise-fast", "glowip-fast"]
+    assert [preset_for("glowip", f"inpaint-{t}") for t in ("box", "bottom")] == ["glowip-inpaint-fast", "glowip-fast"]
     assert all(preset_for(name, "no-such-task") == SOLVERS[name].presets[0] for name in SOLVERS)
     tasks = ("denoise", "deblur", "inpaint-box", "colorize")
     assert all(preset_for(name, task) in SOLVERS[name].presets for name in SOLVERS for task in tasks)
@@ -71,9 +72,11 @@ def test_presets_state_what_the_papers_do() -> None:
         assert (s.misfit, s.penalty) == ("l2", "latent-norm" if gamma else "none") and s.init_scale == start
         assert s.weight == pytest.approx(gamma) and (s.learning_rate, s.steps) == (5e-3, 1500)
     fast = [name for name in p if name.endswith("-fast")]
-    assert len(fast) == 9 and all(p[name].restarts * p[name].steps <= 1000 for name in fast)
+    assert len(fast) == 15 and all(p[name].restarts * p[name].steps <= 1000 for name in fast)
     for name in set(fast) - {"csgm-fast", "ivom-fast"}:
-        own, papers = p[name], p[name.removesuffix("-fast")]
+        own = p[name]
+        kind = "solverip-csgm" if "csgm" in name else "glowip" if name.startswith("glowip") else ""
+        papers = p[f"{kind}-denoise" if kind and own.weight else name.removesuffix("-fast")]
         same = replace(own, steps=papers.steps, learning_rate=papers.learning_rate, weight=papers.weight)
         assert replace(same, penalty=papers.penalty) == papers and (own.steps, own.learning_rate) == (500, 0.05)
     assert p["glowip-lbfgs"].steps == 20 * 20 and p["glowip-lbfgs-cs"].steps == 30 * 20

@@ -118,9 +118,13 @@ SOLVERS: dict[str, SolverInfo] = {
     ),
     "csgm": SolverInfo(
         "optimization",
-        ("csgm-fast", "csgm", "solverip-csgm", "solverip-csgm-denoise", "solverip-csgm-colorize"),
+        (
+            "csgm-fast",
+            *(f"solverip-csgm-{task}-fast" for task in ("deblur", "denoise", "inpaint", "colorize")),
+            *("csgm", "solverip-csgm", "solverip-csgm-denoise", "solverip-csgm-colorize"),
+        ),
         _POINT,
-        "three restarts of 333 prior passes with gradient",
+        "three restarts of 333 prior passes with gradient; those named after a task one of 500",
         "as a baseline: the latent of least misfit and norm (Bora et al.)",
         uses_likelihood=False,
     ),
@@ -145,7 +149,10 @@ SOLVERS: dict[str, SolverInfo] = {
     ),
     "glowip": SolverInfo(
         "optimization",
-        ("glowip-fast", "glowip-denoise-fast", "glowip", "glowip-denoise", "glowip-lbfgs", "glowip-lbfgs-cs"),
+        (
+            *("glowip-fast", "glowip-denoise-fast", "glowip-inpaint-fast", "glowip-colorize-fast"),
+            *("glowip", "glowip-denoise", "glowip-lbfgs", "glowip-lbfgs-cs"),
+        ),
         _POINT,
         "500 prior passes with gradient",
         "as a baseline: the least misfit from z = 0 (Asim et al., GlowIP)",
@@ -162,7 +169,11 @@ SOLVERS: dict[str, SolverInfo] = {
 
 _OF_TASKS = {
     "solverip": {task: f"solverip-{task}-fast" for task in ("denoise", "deblur", "inpaint", "colorize")},
-    "glowip": {"denoise": "glowip-denoise-fast"},
+    "glowip": {
+        "denoise": "glowip-denoise-fast",
+        "inpaint-box": "glowip-inpaint-fast",
+        "colorize": "glowip-colorize-fast",
+    },
 }
 
 

@@ -27,11 +27,13 @@ class OptimizationSettings:
     where the transform dequantises (``Gaussianize``): there p(x) jumps between grey levels, which no gradient sees.
 
     ``restarts`` starts ``init_scale`` * N(0, I), all in one batch; the one with the lowest objective is kept, at its last
-    iterate or its best (``keep``). ``optimizer`` "adam" (``betas``), "adam-cosine" (the same, its rate falling to 0 over
-    ``steps``) or "lbfgs" (``history`` pairs; a step that raises the objective is halved), ``steps`` steps of one prior pass
-    each. With ``early_stop`` an observation's run ends once the objective's mean over ``window`` steps falls by less than
-    ``tolerance``, relatively, from the window before. ``bf16`` runs the prior's networks in bfloat16 while stepping, never for
-    what is reported or for the choice among restarts.
+    iterate or its best (``keep``; of lbfgs always the best, its last being a trial). ``optimizer`` "adam" (``betas``),
+    "adam-cosine" (the same, its rate falling to 0 over ``steps``) or "lbfgs" (``history`` pairs; a step that raises the
+    objective, or leaves the finite numbers, is halved), ``steps`` steps of one prior pass each. With ``early_stop`` an
+    observation's run ends once the objective's mean over ``window`` steps falls from one window to the next by less than
+    ``tolerance`` times its whole fall since the first; it stays where it is, and time is saved once all of the batch have
+    ended. ``bf16`` runs the prior's networks in bfloat16 while stepping, never for what is reported or for the choice among
+    restarts.
     The start of observation b, restart r depends on (``seed``, ``first`` + b, r) alone: set ``first`` where observations of
     a larger set are solved apart. They then agree with the whole to the rounding of the prior's matrix products.
     """
@@ -154,3 +156,12 @@ _FASTER = {
     "map": 0.25,
 }
 OPTIMIZATION_PRESETS |= {f"{name}-fast": _faster(OPTIMIZATION_PRESETS[name], w) for name, w in _FASTER.items()}
+# and of tasks for which the papers have no weight of their own
+OPTIMIZATION_PRESETS |= {
+    f"{name}-{task}-fast": _faster(_solverip(penalty="latent-norm", weight=w, init_scale=scale), w)
+    for name, scale, weights in (
+        ("glowip", 0.0, {"inpaint": 0.0003, "colorize": 0.01 / 12}),
+        ("solverip-csgm", 1.0, {"denoise": 0.01, "deblur": 0.0003, "inpaint": 0.0025, "colorize": 0.0025}),
+    )
+    for task, w in weights.items()
+}
