@@ -170,7 +170,7 @@ def test_a_fit_starts_around_a_point_estimate_that_it_is_given() -> None:
 
 def test_what_it_cannot_start_from_is_refused() -> None:
     exact = Exact()
-    distance = CustomLikelihood(lambda y, p: (y - p).square().flatten(-1).sum(-1), 1.0)
+    distance = CustomLikelihood(lambda y, p: -(y - p).square().flatten(-1).sum(-1))
     custom = InverseProblem(exact.prior, exact.problem.operator, distance, exact.y)
     with pytest.raises(ValueError, match="needs the noise's standard deviation"):
         laplace_factor(custom, normal(1, 12))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -519,3 +520,54 @@ def test_progress_tells_the_objective() -> None:
     assert {p.label for p in seen} == {"objective"} and seen[-1].value < seen[0].value
     assert len(estimate.trace["objective"]) == len(estimate.trace["step"]) == SHORT.steps
     assert len(estimate.trace["objective"][0]) == 2
+
+
+# -- what leaves the finite numbers, and where runs end ---------------------------------------------------------------
+
+
+def steep(start: float = 0.1) -> InverseProblem:
+    """exp(20 x) = 1e4 in float32: whole quasi-Newton steps from near 0 overflow."""
+    prior = Flow(Affine(torch.zeros(2), torch.eye(2)), (2,))
+    return InverseProblem(prior, lambda x: torch.exp(20 * x), Gaussian(1.0), torch.full((1, 2), 1e4))
+
+
+def test_a_step_of_lbfgs_beyond_the_finite_numbers_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = OptimizationSettings(optimizer="lbfgs", learning_rate=1.0, steps=200, keep="best", init_scale=0.1)
+    found = PointSolver(settings).solve(steep())
+    torch.testing.assert_close(found.x, torch.full((1, 2), math.log(1e4) / 20), atol=1e-4, rtol=0)
+    assert torch.isfinite(torch.tensor(found.trace["objective"])).all()
+    monkeypatch.setattr(module, "_HALVINGS", 0)
+    with pytest.raises(Diverged, match="the misfit of observation 0 is not finite"):
+        PointSolver(settings).solve(steep())
+
+
+def test_a_start_that_is_not_finite_leaves_nothing_to_keep() -> None:
+    prior = Flow(Affine(torch.zeros(6).double(), torch.eye(6).double()), (6,))
+    problem = InverseProblem(prior, lambda x: (x - 9).log(), Gaussian(1.0), torch.ones(1, 6).double())
+    for optimizer in ("adam", "lbfgs"):
+        with pytest.raises(Diverged, match="is not finite at the start: check y and the operator") as caught:
+            PointSolver(replace(SHORT, optimizer=optimizer, restarts=1)).solve(problem)
+        assert caught.value.result is None
+
+
+def test_lbfgs_never_hands_over_a_trial_that_it_would_take_back() -> None:
+    problem = glow_problem(2)
+    for steps in (10, 17, 25):
+        settings = replace(SHORT, optimizer="lbfgs", learning_rate=1.0, steps=steps)
+        last, best = (PointSolver(replace(settings, keep=keep)).solve(problem) for keep in ("last", "best"))
+        assert torch.equal(last.objective, best.objective)
+
+
+def test_a_constant_in_the_objective_does_not_change_where_a_run_ends() -> None:
+    def problem(constant: float) -> InverseProblem:
+        def log_prob(y: Tensor, prediction: Tensor) -> Tensor:
+            return -(y - prediction).square().sum(-1) - constant
+
+        prior = Flow(Affine(torch.zeros(6).double(), torch.eye(6).double()), (6,))
+        return InverseProblem(prior, Identity(), CustomLikelihood(log_prob), 2 + normal(1, 6))
+
+    settings = OptimizationSettings("likelihood", learning_rate=0.01, steps=3000, early_stop=True, window=20)
+    found = [PointSolver(settings).solve(problem(constant)) for constant in (0.0, 1e4, -1e4)]
+    start = float(torch.tensor(found[0].trace["objective"])[:20].mean())
+    assert len({tuple(f.provenance["steps_of_each"]) for f in found}) == 1
+    assert found[0].provenance["steps"] < 3000 and float(found[0].objective) < 0.01 * start

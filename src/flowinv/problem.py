@@ -208,7 +208,7 @@ def _checked(y: Tensor, like: Tensor | None) -> Tensor:
 def _check_finite(y: Tensor) -> None:
     wrong = int((~torch.isfinite(y)).sum())
     if wrong:
-        raise ValueError(f"y has {wrong} observed values that are NaN or infinite")
+        raise ValueError(f"y has NaN or infinite values where it was observed: {wrong} of them")
 
 
 def _check_draws(operator: FunctionOperator, draws: Tensor, first: Tensor) -> None:

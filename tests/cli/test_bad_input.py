@@ -91,7 +91,10 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     ((*SOLVE, "--image", "in/nan.npy", "--task", "denoise"), "in/nan.npy has 1 values that are NaN"),
     ((*SOLVE, "--image", "in/bytes.npy", "--task", "denoise"), r"in/bytes.npy must lie in \[0, 1\], got values from"),
     ((*SOLVE, "--image", "in/int.npy", "--task", "denoise"), "must hold bytes or floating-point values, got int64"),
-    ((*SOLVE, "--measurement", "in/nan.npy", "--task", "denoise"), "y has 1 observed values that are NaN"),
+    (
+        (*SOLVE, "--measurement", "in/nan.npy", "--task", "denoise"),
+        "y has NaN or infinite values where it was observed: 1 of them",
+    ),
     ((*SOLVE, "--measurement", "in/bytes.npy", "--task", "denoise"), "bring y to the same units"),
     ((*SOLVE, "--measurement", "in/int.npy", "--task", "denoise"), "must hold bytes or floating-point values"),
     ((*SOLVE, "--measurement", "in/flat.npy", "--task", "denoise"), r"y must have shape \(B, 1, 4, 4\), got \(16,\)"),

@@ -111,6 +111,7 @@ def solve_into(
             if error.result is not None:
                 with suppress(ValueError):  # an amortizer for Python code, which cannot be saved
                     error.result.save(out / "last-good", overwrite=True)
+                    error.args = (f"{error} (it is in {out / 'last-good'})",)
             raise
     about = {"solver": solver, **about}
     result.provenance["problem"] = about

@@ -59,6 +59,7 @@ class LBFGS:
             "curvatures": like.new_zeros(history, rows),  # 1 / (move . change); 0 where there is no pair yet
             "scale": like.new_ones(rows),
             "started": torch.zeros((), dtype=torch.bool),
+            "last_point": torch.zeros_like(like),  # kept, since a long move swallows the digits of where it began
             "last_move": torch.zeros_like(like),
             "last_grad": torch.zeros_like(like),
             "last_value": like.new_full((rows,), torch.inf),
@@ -78,7 +79,9 @@ class LBFGS:
         downhill = (direction * grad).sum(1) < 0  # always, but for rounding and for points at rest
         move = torch.where(downhill[:, None], length[:, None] * direction, torch.zeros_like(direction))
         back = state["last_move"] / 2
-        moved = torch.where(worse[:, None], z - back, z + move)
+        point = torch.where(worse[:, None], state["last_point"], z)
+        moved = point + torch.where(worse[:, None], back, move)
+        state["last_point"].copy_(point)
         state["last_move"].copy_(torch.where(worse[:, None], back, move))
         state["last_grad"].copy_(torch.where(worse[:, None], state["last_grad"], grad))
         state["last_value"].copy_(torch.where(worse, state["last_value"], value))

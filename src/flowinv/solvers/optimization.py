@@ -25,7 +25,8 @@ from .optimization_settings import OPTIMIZATION_PRESETS, OptimizationSettings
 from .progress import Diverged, SolverProgress, drive, preset_or_settings
 
 CHECKPOINT = "flowinv-point-solver"
-_STATE = ("z", "good", "best", "lowest", "running", "lost", "steps_taken")
+_STATE = ("z", "good", "best", "lowest", "running", "lost", "steps_taken", "overshot")
+_HALVINGS = 30  # of a step of L-BFGS that left the finite numbers
 
 
 class _Objective:
@@ -90,6 +91,7 @@ class _Run:
         self.running = torch.ones(lead, dtype=torch.bool, device=self.z.device)
         self.lost = ~self.running  # runs that left the finite numbers, held at the step before
         self.steps_taken = torch.zeros(lead, dtype=torch.long, device=self.z.device)
+        self.overshot = self.steps_taken.clone()  # trials in a row that were not finite
         self.values: list[Tensor] = []  # per step, the objective (R, B)
         self.step, self.seconds = 0, 0.0
 
@@ -117,30 +119,42 @@ class _Run:
         require_gradient(terms["the misfit"], "the misfit")
         value = sum(terms.values(), z.new_zeros(()))
         (grad,) = torch.autograd.grad(value.sum(), z)
-        for name, found in {**terms, "the gradient": grad.flatten(2).sum(2)}.items():
-            self._lose(name, ~torch.isfinite(found.detach()))
-        value = torch.where(self.lost, self.lowest, value.detach())
+        found = {**terms, "the gradient": grad.flatten(2).sum(2)}
+        wrong = {name: ~torch.isfinite(part.detach()) for name, part in found.items()}
+        beyond = torch.stack(list(wrong.values())).any(0) & self._can_go_back()
+        self.overshot = torch.where(beyond, self.overshot + 1, 0)
+        for name, flags in wrong.items():
+            self._lose(name, flags & ~beyond)
+        held = self.lost | beyond
+        value = torch.where(held, self.lowest, value.detach())
         self.values.append(value)
         lower = value < self.lowest
         self.best = torch.where(_over(lower, z), z.detach(), self.best)
         self.lowest = torch.where(lower, value, self.lowest)
         if self.settings.early_stop:
             self.running &= ~self._settled()
-        grad = torch.where(_over(self.lost, z), 0.0, grad)
-        moved = self.minimizer.step(z.detach().flatten(0, 1).flatten(1), grad.flatten(0, 1).flatten(1), value.flatten())
-        self.good = torch.where(_over(self.lost, z), self.good, self.z)
+        grad = torch.where(_over(held, z), 0.0, grad)
+        seen = torch.where(beyond, math.inf, value)  # which L-BFGS takes back
+        moved = self.minimizer.step(z.detach().flatten(0, 1).flatten(1), grad.flatten(0, 1).flatten(1), seen.flatten())
+        self.good = torch.where(_over(held, z), self.good, self.z)
         self.z = torch.where(_over(self.running, z), moved.view_as(z), self.good)
         self.steps_taken += self.running
         self.step += 1
 
+    def _can_go_back(self) -> Tensor:
+        """Which runs of L-BFGS have a point to take a step back to, and have not tried in vain too often, (R, B)."""
+        if self.settings.optimizer != "lbfgs" or self.step == 0:
+            return torch.zeros_like(self.running)
+        return self.running & (self.overshot < _HALVINGS)
+
     def _settled(self) -> Tensor:
-        """Which runs have a mean over the last window that hardly lies below that of the window before, (R, B)."""
+        """Which runs fell by less in the last window than ``tolerance`` times all that they fell since the first, (R, B)."""
         w = self.settings.window
         if len(self.values) < 2 * w or len(self.values) % w:
             return torch.zeros_like(self.running)
         before = torch.stack(self.values[-2 * w : -w]).mean(0)
         last = torch.stack(self.values[-w:]).mean(0)
-        return before - last < self.settings.tolerance * torch.maximum(before.abs(), last.abs())
+        return before - last < self.settings.tolerance * (torch.stack(self.values[:w]).mean(0) - last)
 
     def _lose(self, name: str, wrong: Tensor) -> None:
         """Give up runs, (R, B); an observation without any other ends them all."""
@@ -151,10 +165,11 @@ class _Run:
             raise self.diverged(f"{name} of observation {int(gone.nonzero()[0, 0])}")
 
     def diverged(self, term: str) -> Diverged:
-        return Diverged(self.step, term, self._estimate(self.good[None]))
+        return Diverged(self.step, term, self._estimate(self.good[None]) if self.step else None)
 
     def estimate(self) -> PointEstimate:
-        kept = [self.z, self.best] if self.settings.keep == "best" else [self.z]
+        trial = self.settings.optimizer == "lbfgs"  # whose last point may be one that raised the objective
+        kept = [self.z, self.best] if self.settings.keep == "best" or trial else [self.z]
         estimate = self._estimate(torch.stack(kept))
         self._lose("the objective", ~torch.isfinite(estimate.restarts))
         return estimate

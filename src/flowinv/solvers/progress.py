@@ -28,8 +28,9 @@ class Diverged(RuntimeError):
     """A term of the objective left the finite numbers; ``result`` holds the last good state."""
 
     def __init__(self, step: int, term: str, result: Any, advice: str = "Lower the learning rate"):
+        kept = f"; the state before it is kept. {advice}, or check y and the operator"
         super().__init__(
-            f"step {step}: {term} is not finite; the state before it is kept. {advice}, or check y and the operator"
+            f"step {step}: {term} is not finite{kept if result is not None else ' at the start: check y and the operator'}"
         )
         self.step, self.term, self.result = step, term, result
 
