@@ -18,13 +18,14 @@ from benchmarks.restoration import page, run, work
 from benchmarks.restoration.cases import CASES, Case
 from benchmarks.restoration.methods import METHODS, applies, point_settings
 from benchmarks.restoration.page import ahead, pooled
-from benchmarks.restoration.run import settings_of
+from benchmarks.restoration.run import RESULTS, settings_of
+from benchmarks.restoration.store import best_weight
 from flowinv import Affine, Flow, InverseProblem
 from flowinv.flows import Elementwise
 from flowinv.metrics import pooled_psnr
 from flowinv.metrics.errors import quantised
 from flowinv.priors import save_prior
-from flowinv.solvers import Diverged
+from flowinv.solvers import OPTIMIZATION_PRESETS, Diverged
 
 
 def normal_images() -> Flow:
@@ -56,6 +57,28 @@ def test_the_mean_is_that_of_a_flow_started_at_a_laplace_approximation() -> None
         0.02,
         0.05,
     )
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if "1x1" not in name])
+def test_the_fast_presets_have_the_weights_that_validation_faces_chose(case: str) -> None:
+    names = {
+        "csgm": "solverip-csgm-{}-fast",
+        "glowip": "glowip-{}-fast",
+        "solverip": "solverip-{}-fast",
+        "map": "map-fast",
+    }
+    for method, name in names.items():
+        if not applies(METHODS[method], CASES[case]):
+            continue
+        preset = OPTIMIZATION_PRESETS.get(
+            name.format(case), OPTIMIZATION_PRESETS.get(name.format(case).replace(f"-{case}", ""))
+        )
+        rows = json.loads((RESULTS / case / "tuning" / f"{method}.json").read_text(encoding="utf-8"))["rows"]
+        best = best_weight(rows, {row["weight"] for row in rows})
+        assert preset is not None and best is not None and preset.weight == pytest.approx(best[0], rel=0.02), (
+            case,
+            method,
+        )
 
 
 def test_the_hole_and_the_noise_are_the_papers() -> None:

@@ -63,6 +63,12 @@ _ALPHA = {
 }
 _MAP = (0.125, 0.25, 0.5, 1.0)
 _ALPHA_L2 = {"denoise": tuple(0.02 * weight for weight in _MAP)}  # else 2 sigma^2 of sigma .003 to .05
+_GAMMA_L1 = {
+    "denoise": (0.0125, 0.025, 0.05, 0.1),
+    "deblur": (0.00005, 0.00015, 0.0005, 0.0015),
+    "inpaint": (0.0015, 0.005, 0.015, 0.05),
+    "colorize": (0.005, 0.015, 0.05, 0.15),
+}
 _GAMMA = {"denoise": (0.000625, 0.0025, 0.01, 0.025), "colorize": (0.0003, 0.01 / 12, 0.0025, 0.01)}
 
 
@@ -79,8 +85,12 @@ def _alpha_l2(case: Case) -> tuple[float, ...]:
 
 
 def _gamma_l1(case: Case) -> tuple[float, ...]:
-    """The same pull on z as that of the likelihood: -log N(z; 0, I) is ||z||^2 / 2."""
-    return tuple(alpha / 2 for alpha in _alpha(case))
+    return _GAMMA_L1[_plain(case)]
+
+
+def _gamma_or_none(case: Case) -> tuple[float, ...]:
+    """None at all first; under noise, where that loses, the larger ones."""
+    return (0.0, *(_gamma(case)[1:] if case.noise else _gamma(case)[:3]))
 
 
 def _gamma(case: Case) -> tuple[float, ...]:
@@ -93,7 +103,7 @@ def _none(case: Case) -> tuple[float, ...]:
 
 METHODS: dict[str, Method] = {
     "csgm": Method("CSGM", _gamma, _point("latent-norm", "l2", 1.0)),
-    "glowip": Method("GlowIP", lambda c: (0.0, *_gamma(c)[:3]), _point("latent-norm", "l2", 0.0)),
+    "glowip": Method("GlowIP", _gamma_or_none, _point("latent-norm", "l2", 0.0)),
     "map": Method("MAP (Helminger)", lambda c: _MAP, _map, ("denoise", "denoise-1x1")),
     "bm3d": Method("BM3D", _none, None, ("denoise",)),
     "solverip": Method("likelihood-regularised, L1", _alpha, _point("likelihood-u")),

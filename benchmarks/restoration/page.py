@@ -33,7 +33,7 @@ made by the commands that `benchmarks/restoration/__init__.py` lists. This page 
 """
 PROTOCOL = """## How it was measured
 
-- **Faces** of the first of a fixed random permutation of the test images, in 5 bits, under the shipped `faces` prior. Denoising
+- **Faces**, the first of a fixed random permutation of the test images, in 5 bits, under the shipped `faces` prior. Denoising
   has noise of standard deviation .1; the other measurements are exact.
 - **Steps.** Every point solver takes 500 steps of Adam at 5e-2. The paper's 1,500 at 5e-3 (MAP at 1.5e-3; `--pace paper`) do not
   converge under this prior, and neither does a third of them at three times the rate (`--pace third`), which is compared
@@ -114,7 +114,7 @@ def case_section(case: Case, out: Path) -> str:
         gain = ahead(rows, whole(best["rows"])) if best and found is not best else None
         weights = method.weights(case)
         weight = rows[0]["weight"]
-        edge = len(weights) > 2 and weight in (min(weights), max(weights))
+        edge = len(weights) > 2 and weight in ({min(weights), max(weights)} - {0})
         lines.append(
             [
                 label,

@@ -125,6 +125,8 @@ def _run(cases: list[Case], options: argparse.Namespace, command: str) -> None:
     own = [case.name for case in cases if case.prior != FACES.prior]
     if options.prior and own:
         raise ValueError(f"{own[0]} has a prior of its own: leave --prior out, or name other cases")
+    if options.images is not None and options.images < 1:
+        raise ValueError(f"--images must be at least 1, got {options.images}")
     images = load(FACES, options.data, options.prior or FACES.prior)
     if options.pace == "long" and options.split == "validation":
         raise ValueError("pace long takes the weights of pace converging: there is nothing to tune")

@@ -90,7 +90,7 @@ def kept_for_backward(flow: Flow, z: Tensor, y: Tensor) -> float:
 
 def used_weights(flow: Flow) -> int:
     """Those that the map depends on: of a factorised 1x1 convolution's two matrices the halves below and above."""
-    unused = sum(len(m.sign) ** 2 for m in flow.modules() if isinstance(m, LUConv1x1))
+    unused = sum(len(m.sign) * (len(m.sign) + 1) for m in flow.modules() if isinstance(m, LUConv1x1))
     return sum(p.numel() for p in flow.parameters()) - unused
 
 
