@@ -52,6 +52,21 @@ def test_solve_an_image_and_report_again(run: Run, place: Path) -> None:
     assert run("report", "out/posterior", "--out", "page.html", "--draws", 20, "--overwrite")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--task", "deblur", "-o", "kernel=box"), "weight is 0.003, chosen for exact measurements (--noiseless)\n"),
+        (("--task", "deblur", "-o", "kernel=box", "--weight", ".01"), "weight is 0.01\n"),
+        (("--task", "denoise"), "weight is 0.025\n"),
+        (("--task", "deblur", "-o", "kernel=box", "--noiseless"), None),
+    ],
+)
+def test_a_weight_that_noise_does_not_suit_is_said_to_be_so(run: Run, more: tuple[str, ...], said: str | None) -> None:
+    code, out, err = run(*IMAGE, *more, "--solver", "solverip", "--steps", 1)
+    assert (code, err) == (0, "")
+    assert said in out if said else "does not see sigma" not in out
+
+
 TINY = {
     "svi": {"steps": 3, "draws": 2, "final_draws": 8},
     "ambient": {"steps": 3, "draws": 2, "final_draws": 8},

@@ -85,6 +85,8 @@ def solve(
 
       flowinv solve mnist --image seven.png --task inpaint-bottom --solver avi --out instant
 
+      flowinv solve faces --image face.png --task deblur -o kernel=box -o padding=grey --noiseless --solver solverip --out sharp
+
       flowinv solve mnist --measurement y.npy --operator mylab.physics:forward --sigma .02 --out result
     """
     import torch
@@ -120,8 +122,10 @@ def solve(
     else:
         y = chosen.observe(truth, torch.Generator().manual_seed(seed), noise=not noiseless)
         if info.engine == "optimization" and not info.uses_likelihood and not noiseless:
+            exact = any(kind in chosen_preset for kind in ("deblur", "inpaint", "colorize"))
             typer.echo(
                 f"{solver} does not see sigma: noise of {sigma:g} is in y, the penalty's weight is {settings.weight:g}"
+                + (", chosen for exact measurements (--noiseless)" if exact and weight is None else "")
             )
     problem = InverseProblem(flow, chosen.operator, noise, y)
     if solver in USE_AMORTIZER:
