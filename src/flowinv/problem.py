@@ -208,7 +208,8 @@ def _checked(y: Tensor, like: Tensor | None) -> Tensor:
 def _check_finite(y: Tensor) -> None:
     wrong = int((~torch.isfinite(y)).sum())
     if wrong:
-        raise ValueError(f"y has NaN or infinite values where it was observed: {wrong} of them")
+        which = "value that is" if wrong == 1 else "values that are"
+        raise ValueError(f"y has {wrong} observed {which} NaN or infinite")
 
 
 def _check_draws(operator: FunctionOperator, draws: Tensor, first: Tensor) -> None:

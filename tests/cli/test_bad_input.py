@@ -93,7 +93,7 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     ((*SOLVE, "--image", "in/int.npy", "--task", "denoise"), "must hold bytes or floating-point values, got int64"),
     (
         (*SOLVE, "--measurement", "in/nan.npy", "--task", "denoise"),
-        "y has NaN or infinite values where it was observed: 1 of them",
+        "y has 1 observed value that is NaN",
     ),
     ((*SOLVE, "--measurement", "in/bytes.npy", "--task", "denoise"), "bring y to the same units"),
     ((*SOLVE, "--measurement", "in/int.npy", "--task", "denoise"), "must hold bytes or floating-point values"),

@@ -55,10 +55,11 @@ class LowerTriangular(Bijection):
         self.log_diagonal = nn.Parameter(torch.zeros(size))
         self.lower = nn.Parameter(torch.zeros(size, size))
         self.shift = nn.Parameter(torch.zeros(size))
+        self._is_strict = False
 
     def _strict(self) -> Tensor:
-        """N; what is frozen has nothing above the diagonal that training could have put there."""
-        return self.lower.tril(-1) if self.lower.requires_grad else self.lower
+        """N; what ``set`` wrote has nothing else, and taking it apart again would cost as much as a product with it."""
+        return self.lower if self._is_strict else self.lower.tril(-1)
 
     def matrix(self) -> Tensor:
         return self._strict() + torch.diag(self.log_diagonal.exp())
@@ -67,6 +68,7 @@ class LowerTriangular(Bijection):
     def set(self, shift: Tensor, factor: Tensor) -> None:
         """Make it x = factor z + shift, and leave N as it is from then on: of D^2 weights a short fit has no use."""
         self.lower.copy_(factor.tril(-1)).requires_grad_(False)
+        self._is_strict = True
         self.log_diagonal.copy_(factor.diagonal().log())
         self.shift.copy_(shift.flatten())
 
