@@ -10,6 +10,7 @@ from ..gradients import require_gradient
 from ..problem import InverseProblem
 
 LARGEST = 4096
+_ROWS = 512  # of the Jacobian that are multiplied at once: a sum of D x D products costs more than the products
 
 
 def laplace_factor(problem: InverseProblem, z: Tensor, prior: Flow | None = None, chunk: int = 32) -> Tensor:
@@ -35,11 +36,14 @@ def laplace_factor(problem: InverseProblem, z: Tensor, prior: Flow | None = None
     precision = _precision(problem, prediction[0].detach())
     information = torch.eye(size, dtype=torch.float64, device=z.device).repeat(len(z), 1, 1)
     seen = precision.any(0).nonzero().flatten()
-    for rows in seen.split(chunk):
-        each = torch.arange(len(rows), device=z.device)
-        taken = prediction[each, :, rows] * precision[:, rows].T.sqrt()
-        (gradient,) = torch.autograd.grad(taken.sum(), leaf, retain_graph=True)
-        jacobian = gradient[: len(rows)].flatten(2).transpose(0, 1)  # (B, rows, D)
+    for many in seen.split(max(chunk, _ROWS // chunk * chunk)):
+        parts = []
+        for rows in many.split(chunk):
+            each = torch.arange(len(rows), device=z.device)
+            taken = prediction[each, :, rows] * precision[:, rows].T.sqrt()
+            (gradient,) = torch.autograd.grad(taken.sum(), leaf, retain_graph=True)
+            parts.append(gradient[: len(rows)].flatten(2))
+        jacobian = torch.cat(parts).transpose(0, 1)  # (B, rows, D)
         information += jacobian.mT @ jacobian
     return torch.stack([_inverse_factor(part) for part in information]).to(z)
 
