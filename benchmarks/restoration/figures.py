@@ -28,6 +28,8 @@ from flowinv.randomness import keyed_generator
 TEMPERATURES = (0.0, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.2)
 RESTORED = {3: "denoise", 4: "deblur", 5: "inpaint", 6: "colorize"}
 
+_SHORT = {"solverip": "regularised", "mean": "posterior mean", "map": "MAP"}  # labels as wide as a face
+
 
 def figure_1(options: argparse.Namespace) -> Path:
     """Above: the same latents at rising temperature. Below: what the flow thinks of them, against the length of z."""
@@ -75,7 +77,7 @@ def restored(options: argparse.Namespace, number: int) -> Path:
         weight = json.loads(path.read_text(encoding="utf-8"))["rows"][0]["weight"]
         with np.load(beside, allow_pickle=False) as file:
             pictures[name] = {k.split(":", 1)[1]: file[k] for k in file.files if k.startswith(f"{weight:g}:")}
-        columns.append(METHODS[name].label.replace("likelihood-regularised, L1", "regularised"))
+        columns.append(_SHORT.get(name, METHODS[name].label))
     if not pictures:
         raise FileNotFoundError(
             f"no restored faces of {case.name} in {options.out}: run python -m benchmarks.restoration.run"
