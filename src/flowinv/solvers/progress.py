@@ -25,13 +25,14 @@ class SolverProgress:
 
 
 class Diverged(RuntimeError):
-    """A term of the objective left the finite numbers; ``result`` holds the last good state."""
+    """A term of the objective left the finite numbers; ``result`` holds the last good state, None where there was none."""
 
     def __init__(self, step: int, term: str, result: Any, advice: str = "Lower the learning rate"):
-        kept = f"; the state before it is kept. {advice}, or check y and the operator"
-        super().__init__(
-            f"step {step}: {term} is not finite{kept if result is not None else ' at the start: check y and the operator'}"
-        )
+        if result is None:
+            what_next = " at the start: check y and the operator"
+        else:
+            what_next = f"; the state before it is kept. {advice}, or check y and the operator"
+        super().__init__(f"step {step}: {term} is not finite{what_next}")
         self.step, self.term, self.result = step, term, result
 
 
