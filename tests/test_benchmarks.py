@@ -21,7 +21,7 @@ from benchmarks.composing.crew import in_processes
 from benchmarks.composing.data import order
 from benchmarks.composing.engines import Outcome, fit_passes, solve, tiled
 from benchmarks.composing.measure import energy_score, hidden, rows_of
-from benchmarks.composing.methods import METHODS, PASSES, applies, measured, settings_of, tuned, with_changes
+from benchmarks.composing.methods import METHODS, PASSES, applies, settings_of, tuned, with_changes
 from benchmarks.composing.perception import Perception, Reference
 from benchmarks.composing.picture import UNSEEN, measurement
 from benchmarks.composing.scores import floor, frechet, inception_type
@@ -97,7 +97,7 @@ def test_equal_budgets_are_kept(method: str, case: str) -> None:
     for changes in [{}, *grid]:
         settings = settings_of(method, case_named(case), changes=changes)
         if isinstance(settings, VariationalSettings):
-            assert fit_passes(settings, settings.steps, measured(case_named(case))) <= 5000
+            assert fit_passes(settings, settings.steps, case_named(case).measured) <= 5000
         elif isinstance(settings, SamplingSettings):
             passes = {"lmc": 1, "mala": 1, "hmc": settings.leapfrogs, "pl-mcmc": 2}[settings.kernel]
             kept = settings.steps // settings.thin if settings.bf16 else 0

@@ -60,6 +60,12 @@ class Case:
     def dataset(self) -> DataSet:
         return DATASETS[self.data]
 
+    @property
+    def measured(self) -> int:
+        """How many elements of y the first image's operator observes."""
+        operator = self.task_of(self.dataset.shape, 0).operator
+        return measured_elements(operator(torch.zeros(1, *self.dataset.shape)), operator.observed)
+
     def task_of(self, shape: tuple[int, ...], index: int) -> flowinv.Task:
         """The task of the image at a place in the list."""
         options = dict(self.options)
@@ -76,6 +82,11 @@ class Case:
         operator = _together([task.operator for task in tasks])
         y = operator(truth)
         return flowinv.InverseProblem(prior, operator, tasks[0].likelihood, y)
+
+
+def measured_elements(y: Tensor, observed: Tensor | None) -> int:
+    """How many elements of one y were observed, in any of the observations (B, ...)."""
+    return y[0].numel() if observed is None else int(observed.expand(y.shape).any(0).sum())
 
 
 class OneEach(Operator):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.composing.cases import Case, OneEach
+from benchmarks.composing.cases import Case, OneEach, measured_elements
 from benchmarks.composing.methods import Settings, settings_of
 from flowinv import FlowPosterior, InverseProblem, Mask, SampledPosterior
 from flowinv.randomness import keyed_generator
@@ -90,20 +90,14 @@ def fit_passes(settings: VariationalSettings, steps: int, measured: int) -> int:
     return settings.draws * steps + start[settings.start]
 
 
-def measured_elements(problem: InverseProblem) -> int:
-    """How many elements of y were observed, in any of the observations."""
-    if problem.observed is None:
-        return problem.y[0].numel()
-    return int(problem.observed.expand(problem.y.shape).any(0).sum())
-
-
 def _fit(problem: InverseProblem, settings: Any, draws: int, seed: int, amortizer: Amortizer | None = None) -> Outcome:
     settings = replace(settings, seed=seed, final_draws=_FINAL)
     clock = _Clock()
     start = amortizer.start(problem, settings.pregenerator) if amortizer is not None else None
     posterior = VariationalSolver(settings).solve(problem, start=start)
     steps = posterior.provenance["steps"]
-    outcome = clock.stop(_of_flow(posterior, draws, seed, fit_passes(settings, steps, measured_elements(problem))))
+    passes = fit_passes(settings, steps, measured_elements(problem.y, problem.observed))
+    outcome = clock.stop(_of_flow(posterior, draws, seed, passes))
     outcome.about = {"steps": [steps] * problem.batch}
     return _with_elbo(outcome, posterior, seed)
 
@@ -140,7 +134,7 @@ def _chains(
         if first is None:
             raise ValueError("chains through a fit need its settings")
         through = VariationalSolver(replace(first, seed=seed, final_draws=_FINAL)).solve(problem)
-        passes = fit_passes(first, through.provenance["steps"], measured_elements(problem))
+        passes = fit_passes(first, through.provenance["steps"], measured_elements(problem.y, problem.observed))
     posterior = Sampler(settings).solve(problem, through)
     kept = posterior.chains.flatten(0, 1)
     passes += draws * posterior.provenance["prior_passes"]

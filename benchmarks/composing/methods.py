@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.composing.cases import Case
 from flowinv.solvers import OPTIMIZATION_PRESETS, PRESETS, OptimizationSettings, SamplingSettings, VariationalSettings
 
@@ -155,19 +153,11 @@ def with_changes(settings: Settings, changes: dict[str, Any]) -> Settings:
     return replace(settings, **changes)
 
 
-def measured(case: Case) -> int:
-    """How many elements of y a case's first image has."""
-    operator = case.task_of(case.dataset.shape, 0).operator
-    if operator.observed is not None:
-        return int(operator.observed.sum())
-    return operator(torch.zeros(1, *case.dataset.shape)).numel()
-
-
 def _within_budget(settings: Settings, case: Case) -> Settings:
     """A fit from a Laplace start pays for it with steps."""
     if not isinstance(settings, VariationalSettings) or settings.start != "laplace":
         return settings
-    left = FIT_PASSES - settings.start_steps - measured(case)
+    left = FIT_PASSES - settings.start_steps - case.measured
     return replace(settings, steps=min(settings.steps, left // settings.draws))
 
 

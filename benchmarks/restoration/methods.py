@@ -69,7 +69,11 @@ _GAMMA_L1 = {
     "inpaint": (0.0015, 0.005, 0.015, 0.05),
     "colorize": (0.005, 0.015, 0.05, 0.15),
 }
-_GAMMA = {"denoise": (0.000625, 0.0025, 0.01, 0.025), "colorize": (0.0003, 0.01 / 12, 0.0025, 0.01)}
+_GAMMA = {
+    "denoise": (0.000625, 0.0025, 0.01, 0.025),
+    "denoise-1x1": (0.01, 0.025, 0.0625, 0.15),
+    "colorize": (0.0003, 0.01 / 12, 0.0025, 0.01),
+}
 
 
 def _plain(case: Case) -> str:
@@ -94,7 +98,7 @@ def _gamma_or_none(case: Case) -> tuple[float, ...]:
 
 
 def _gamma(case: Case) -> tuple[float, ...]:
-    return _GAMMA.get(_plain(case), (0.0003, 0.0025, 0.01, 0.03))
+    return _GAMMA.get(case.name, (0.0003, 0.0025, 0.01, 0.03))
 
 
 def _none(case: Case) -> tuple[float, ...]:
