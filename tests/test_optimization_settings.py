@@ -22,6 +22,7 @@ SHORT = OptimizationSettings(penalty="latent-norm", weight=0.1, learning_rate=0.
         ({"restarts": 1.5}, "restarts = 1.5 is not valid: expected int"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"betas": (0.9, 1.0)}, "betas"),
+        ({"betas": None}, "betas = None is not valid"),
         ({"weight": 0.0}, "does not go with weight 0"),
         ({"penalty": "none"}, "does not go with weight 0.1"),
         ({"init_scale": 0.0}, "restarts from z = 0 are the same"),
@@ -41,7 +42,7 @@ def test_a_solver_has_a_preset_for_each_task() -> None:
     assert all(preset_for(name, "no-such-task") == SOLVERS[name].presets[0] for name in SOLVERS)
     tasks = ("denoise", "deblur", "inpaint-box", "colorize")
     assert all(preset_for(name, task) in SOLVERS[name].presets for name in SOLVERS for task in tasks)
-    assert preset_for("csgm", "denoise") == "csgm-fast"
+    assert [preset_for("csgm", t) for t in ("denoise", "superres")] == ["solverip-csgm-denoise-fast", "csgm-fast"]
 
 
 def test_an_unknown_preset_lists_the_known() -> None:

@@ -168,6 +168,12 @@ SOLVERS: dict[str, SolverInfo] = {
 }
 
 _OF_TASKS = {
+    "csgm": {
+        "denoise": "solverip-csgm-denoise-fast",
+        "deblur": "solverip-csgm-deblur-fast",
+        "inpaint-box": "solverip-csgm-inpaint-fast",
+        "colorize": "solverip-csgm-colorize-fast",
+    },
     "solverip": {task: f"solverip-{task}-fast" for task in ("denoise", "deblur", "inpaint", "colorize")},
     "glowip": {
         "denoise": "glowip-denoise-fast",

@@ -57,7 +57,8 @@ class OptimizationSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
+        if isinstance(self.betas, list):  # as JSON has it
+            object.__setattr__(self, "betas", tuple(self.betas))
         check_types(self, "solver setting")
         choices = {
             "misfit": MISFITS,
