@@ -100,14 +100,14 @@ def solve(
         raise ValueError("give either --image (to degrade) or --measurement, not both or neither")
     if (task is None) == (operator is None):
         raise ValueError("give the forward operator either by --task or by --operator module:function")
+    if measurement is not None and (fit or noiseless):
+        raise ValueError(f"--{'fit' if fit else 'noiseless'} is for --image: a measurement is taken as it is")
     changes = {"steps": steps, "weight": weight, "chains": chains, "bf16": bf16 or None}
     chosen_preset = preset or preset_for(solver, task)
     settings = settings_for(solver, chosen_preset, seed=seed, **{k: v for k, v in changes.items() if v is not None})
     info = solver_info(solver)
     if likelihood != "gaussian" and not info.uses_likelihood:
         raise ValueError(f"{solver} has a misfit of its own: it cannot use --likelihood {likelihood}")
-    if measurement is not None and (fit or noiseless):
-        raise ValueError(f"--{'fit' if fit else 'noiseless'} is for --image: a measurement is taken as it is")
     if amortizer is not None and solver not in USE_AMORTIZER:
         raise ValueError(f"--amortizer is for {' and '.join(USE_AMORTIZER)}, not for {solver}")
     trained = Amortizer.load(amortizer) if amortizer is not None else None
@@ -122,11 +122,7 @@ def solve(
     else:
         y = chosen.observe(truth, torch.Generator().manual_seed(seed), noise=not noiseless)
         if info.engine == "optimization" and not info.uses_likelihood and not noiseless:
-            exact = any(kind in chosen_preset for kind in ("deblur", "inpaint", "colorize"))
-            typer.echo(
-                f"{solver} does not see sigma: noise of {sigma:g} is in y, the penalty's weight is {settings.weight:g}"
-                + (", chosen for exact measurements (--noiseless)" if exact and weight is None else "")
-            )
+            typer.echo(_blind_to_noise(solver, settings, None if weight is not None else chosen_preset, sigma))
     problem = InverseProblem(flow, chosen.operator, noise, y)
     if solver in USE_AMORTIZER:
         trained = trained or find_amortizer(problem)
@@ -141,6 +137,14 @@ def solve(
     about["preset"] = chosen_preset
     title = f"{task or operator}, {prior} prior"
     solve_into(out, solver, problem, settings, draws, truth, about, overwrite, title, trained)
+
+
+def _blind_to_noise(solver: str, settings: Any, preset: str | None, sigma: float) -> str:
+    """What to say where noise is added that the solver is not told of; ``preset`` is None where the weight was given."""
+    exact = preset is not None and any(kind in preset for kind in ("deblur", "inpaint", "colorize"))
+    return f"{solver} does not see sigma: noise of {sigma:g} is in y, the penalty's weight is {settings.weight:g}" + (
+        ", chosen for exact measurements (--noiseless)" if exact else ""
+    )
 
 
 def _forward(flow: Flow, noise: Likelihood, task: str | None, options: list[str], operator: str | None) -> Task:
