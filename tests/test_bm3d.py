@@ -44,6 +44,12 @@ def test_bad_input_is_refused() -> None:
     for sigma in (0, float("inf")):
         with pytest.raises(ValueError, match=f"sigma must be positive and finite, got {sigma}"):
             denoise(torch.zeros(1, 1, 8, 8), sigma)
+    with pytest.raises(ValueError, match="sigma must be positive and finite, got 'a'"):
+        denoise(torch.zeros(1, 1, 8, 8), "a")
+    with pytest.raises(ValueError, match=r"got \(0, 3, 8, 8\)"):
+        denoise(torch.zeros(0, 3, 8, 8), 0.1)
+    with pytest.raises(ValueError, match="real floating-point images"):
+        denoise(torch.zeros(1, 1, 8, 8, dtype=torch.complex64), 0.1)
     with pytest.raises(ValueError, match="y has 64 values that are NaN or infinite"):
         denoise(torch.full((1, 1, 8, 8), float("nan")), 0.1)
 

@@ -115,7 +115,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     for read in (read_measurement, lambda path: read_image(path, GREY)):
         with pytest.raises(FileNotFoundError, match="no such file"):
             read(tmp_path / "nothing.png")
-        with pytest.raises(FileNotFoundError, match="no such file"):
+        with pytest.raises(IsADirectoryError, match="is a folder: expected a picture or an array"):
             read(tmp_path)
     (tmp_path / "a.csv").write_text("1,2")
     with pytest.raises(ValueError, match=r"a\.csv: expected one of \.bmp"):

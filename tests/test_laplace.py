@@ -163,6 +163,11 @@ def test_a_fit_starts_around_a_point_estimate_that_it_is_given() -> None:
     exact = Exact(batch=2)
     with pytest.raises(ValueError, match="of another prior"):
         VariationalSolver(QUICK).solve(exact.problem, start=estimate)
+    other = InverseProblem(problem.given_prior, Identity(), Gaussian(0.1), problem.y + 0.1)
+    with pytest.raises(ValueError, match="of other observations"):
+        VariationalSolver(QUICK).solve(other, start=estimate)
+    with pytest.raises(TypeError, match="start is a Family or a PointEstimate, got str"):
+        VariationalSolver(QUICK).solve(problem, start="laplace")
     one = InverseProblem(problem.given_prior, Identity(), Gaussian(0.1), problem.y[:1])
     with pytest.raises(ValueError, match="of 2 observations, the problem has 1"):
         VariationalSolver(QUICK).solve(one, start=estimate)

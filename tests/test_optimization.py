@@ -386,6 +386,13 @@ def test_solving_changes_nothing_it_was_given() -> None:
     assert all(p.grad is None for p in problem.prior.parameters())
 
 
+def test_a_caller_that_turned_gradients_off_gets_the_same() -> None:
+    problem = glow_problem()
+    expected = PointSolver(SHORT).solve(problem)
+    with torch.no_grad():
+        assert torch.equal(PointSolver(SHORT).solve(problem).z, expected.z)
+
+
 def test_an_operator_with_weights_gets_no_gradients_and_one_without_a_gradient_is_refused() -> None:
     problem = glow_problem(dtype=torch.float32)
     net = torch.nn.Conv2d(1, 1, 3, padding=1)

@@ -74,6 +74,8 @@ def _to_float(array: np.ndarray, path: Path) -> Tensor:
 
 def _existing(path: str | Path) -> Path:
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: expected a picture or an array")
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     if path.suffix.lower() not in _ARRAYS | _PICTURES:

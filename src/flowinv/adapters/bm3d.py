@@ -15,12 +15,14 @@ def denoise(y: Tensor, sigma: float) -> Tensor:
     more. Source: Dabov, Foi, Katkovnik and Egiazarian, Image denoising by sparse 3-D transform-domain collaborative filtering
     (2007).
     """
-    if not isinstance(y, Tensor) or y.dim() != 4 or y.shape[1] not in (1, 3) or min(y.shape[2:]) < 8:
+    if not isinstance(y, Tensor) or y.dim() != 4 or not len(y) or y.shape[1] not in (1, 3) or min(y.shape[2:]) < 8:
         got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         raise ValueError(f"BM3D takes images (B, 1 or 3, H, W) of at least 8 x 8 pixels, got {got}")
+    if not y.is_floating_point():
+        raise ValueError(f"BM3D takes real floating-point images, got {y.dtype}")
     if not torch.isfinite(y).all():
         raise ValueError(f"y has {int((~torch.isfinite(y)).sum())} values that are NaN or infinite")
-    if not 0 < sigma < math.inf:
+    if not isinstance(sigma, int | float) or not 0 < sigma < math.inf:
         raise ValueError(f"sigma must be positive and finite, got {sigma!r}")
     try:
         import bm3d

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import torch
+
 from ..checkpoint import whole
 from ..interrupts import Resumable, keep_stepping
 
@@ -74,4 +76,5 @@ def drive(
         if report is not None:
             report(progress())
 
-    keep_stepping(run, running, run.one_step, show, folder, every)
+    with torch.enable_grad():  # the caller may have turned it off
+        keep_stepping(run, running, run.one_step, show, folder, every)

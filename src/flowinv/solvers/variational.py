@@ -308,6 +308,8 @@ class VariationalSolver:
         begun = 0.0
         if isinstance(start, PointEstimate):
             start, begun = self._around(problem, self._own(problem, start), 0.0)
+        elif start is not None and not isinstance(start, Family):
+            raise TypeError(f"start is a Family or a PointEstimate, got {type(start).__name__}")
         elif start is None and self.settings.start != "prior":
             place = None if checkpoint is None else Path(checkpoint).with_name(f"{Path(checkpoint).name}-start")
             wide = self.settings.start_widening
@@ -336,6 +338,10 @@ class VariationalSolver:
         if len(estimate.z) != problem.batch:
             raise ValueError(
                 f"the point estimate to start at is of {len(estimate.z)} observations, the problem has {problem.batch}"
+            )
+        if not torch.equal(estimate.problem.y, problem.y):
+            raise ValueError(
+                "the point estimate to start at is of other observations: its y differs from the problem's"
             )
         return estimate.z
 
