@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.composing.data import Images
-from benchmarks.restoration import page, run, work
+from benchmarks.restoration import figures, page, run, speed, work
 from benchmarks.restoration.cases import CASES, Case
 from benchmarks.restoration.methods import METHODS, applies, point_settings
 from benchmarks.restoration.page import ahead, pooled
@@ -22,6 +24,7 @@ from benchmarks.restoration.run import RESULTS, settings_of
 from benchmarks.restoration.store import best_weight
 from flowinv import Affine, Flow, InverseProblem
 from flowinv.flows import Elementwise
+from flowinv.flows.architectures import PatchFlowConfig
 from flowinv.metrics import pooled_psnr
 from flowinv.metrics.errors import quantised
 from flowinv.priors import save_prior
@@ -172,6 +175,8 @@ def test_from_tuning_to_the_page(folder: Path, capsys: pytest.CaptureFixture[str
         and "| likelihood-regularised, L1 | 3 |" in text
         and "not run" in text
     )
+    figures.main(["6", "--out", str(out), "--figures", str(folder / "figures")])
+    assert (folder / "figures" / "figure-6.png").read_bytes().startswith(b"\x89PNG")
     path = out / "colorize" / "csgm.json"
     path.write_text(path.read_text().replace(found["settings"]["prior"], "another"))
     with pytest.raises(ValueError, match="rows of colorize were made with more than one prior"):
@@ -179,6 +184,72 @@ def test_from_tuning_to_the_page(folder: Path, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         command("--images", "4")
     assert "holds rows made with other settings or another prior" in capsys.readouterr().err
+
+
+def test_the_page_is_that_of_the_rows(tmp_path: Path) -> None:
+    shutil.copy(page.PAGE, tmp_path / "restoration.md")
+    (tmp_path / "restoration").mkdir()
+    for picture in (page.PAGE.parent / "restoration").glob("figure-*.png"):
+        (tmp_path / "restoration" / picture.name).touch()
+    page.main(["--page", str(tmp_path / "restoration.md")])
+    assert (tmp_path / "restoration.md").read_text() == page.PAGE.read_text(), (
+        "run python -m benchmarks.restoration.page"
+    )
+
+
+def test_the_posterior_mean_is_the_closed_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under N(.5, .2^2 I), y = x + .1 n: .5 + .8 (y - .5), to within the spread of 256 draws, a sixteenth of one's."""
+    size = (3, 4, 4)
+    monkeypatch.setattr(work, "_prior", lambda name: Flow(Affine(torch.full(size, 0.5), 0.2 * torch.eye(48)), size))
+    truth = 0.5 + 0.2 * torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+    truth = truth.clamp(0.2, 0.8)
+    job = work.Job(CASES["denoise"], "mean", 0.1, 3, truth, "none")
+    problem = job.case.problem(work._prior("none"), truth, 3, 0.1)
+    x, about = work._restored(job, problem)
+    expected = 0.5 + 0.8 * (problem.y - 0.5)
+    assert float((x - expected).square().mean().sqrt()) < 0.01 < 0.2 * 0.1 / math.hypot(0.2, 0.1) / 4
+    assert 0 < int(about["steps"][0]) <= 300
+
+
+@pytest.mark.parametrize("method", ["csgm", "mean"])
+def test_a_face_starts_where_it_does_in_its_batch(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+
+    class Spy:
+        def __init__(self, settings: Any):
+            found.append(settings.first)
+            raise Diverged(0, "the misfit", None)
+
+    monkeypatch.setattr(work, "PointSolver", Spy)
+    monkeypatch.setattr(work, "_prior", lambda name: normal_images())
+    job = work.Job(CASES["denoise"], method, 0.1, 7, torch.full((2, 3, 32, 32), 0.5), "none")
+    assert ["failed" in row for row, _ in work.solve_job(job)] == [True, True]
+    assert found == [7, 7, 8], "the batch of two, then each of them alone"
+
+
+def test_bm3d_is_told_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def identity(y: torch.Tensor, sigma: float) -> torch.Tensor:
+        assert sigma == 0.1
+        return y
+
+    monkeypatch.setattr(work, "denoise", identity)
+    monkeypatch.setattr(work, "_prior", lambda name: normal_images())
+    ((row, _),) = work.solve_job(work.Job(CASES["denoise"], "bm3d", 0.0, 0, torch.full((1, 3, 32, 32), 0.5), "none"))
+    assert row["psnr"] == pytest.approx(20, abs=0.3), "noise of .1, left as it is"
+
+
+def test_what_an_iteration_keeps_and_what_the_twin_weighs(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = PatchFlowConfig((3, 32, 32), hidden=8, steps=(1, 1), splits=())
+    monkeypatch.setattr(speed, "FLOWS", {"small": small})
+    found = speed.measure(batch=2, rounds=1)["small"]
+    z = torch.zeros(2, 3, 32, 32)
+    frozen, plain = (speed.variant(speed.flow_of(small), name) for name in ("frozen", "plain"))
+    for flow in (frozen, plain):
+        torch.testing.assert_close(flow.decode(z)[0], speed.flow_of(small).decode(z)[0], atol=1e-5, rtol=1e-5)
+    assert not any(p.requires_grad for p in frozen.parameters()) and all(p.requires_grad for p in plain.parameters())
+    assert found["kept_mb"]["frozen"] < found["kept_mb"]["plain"]
+    linear = Flow(Elementwise((4,)), (4,)).frozen()
+    assert speed.kept_for_backward(linear, torch.ones(8, 4), torch.zeros(8, 4)) * 2**20 <= 4 * 8 * 4 * 4
 
 
 def test_a_diverged_face_does_not_take_its_batch_along(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Who restores: point solvers with the weights that are tried, BM3D, and the posterior mean.
 
 Every point solver has its own start. The paper runs 1,500 steps of Adam at 5e-3 (MAP: 1.5e-3), pace "paper"; pace "third" runs a
-third of them at three times the rate, which reaches the same decibels. Neither converges under the shipped prior: pace
+third of them at three times the rate, with whose weights it is run. Neither converges under the shipped prior: pace
 "converging", the default, takes 500 steps at 5e-2, and "long" 1,500 whose rate falls from there to 0, with the weights tuned
 for "converging". The weight (alpha of the likelihood, gamma of ||z||^2) is chosen for each task by the PSNR of validation faces;
 for the posterior mean it is sigma. Its composed flow starts at a Laplace approximation around a point estimate. The last
@@ -25,6 +25,7 @@ PACES: dict[str, Callable[[OptimizationSettings], OptimizationSettings]] = {
     "long": lambda paper: replace(paper, optimizer="adam-cosine", learning_rate=_FAST.learning_rate),
 }
 PACE = "converging"
+TUNED_AT = {"long": PACE, "paper": "third"}  # whose weights the longer runs take
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ _GAMMA_L1 = {
 }
 _GAMMA = {
     "denoise": (0.000625, 0.0025, 0.01, 0.025),
-    "denoise-1x1": (0.01, 0.025, 0.0625, 0.15),
+    "denoise-1x1": (0.0625, 0.15, 0.4, 1.0),
     "colorize": (0.0003, 0.01 / 12, 0.0025, 0.01),
 }
 

@@ -33,6 +33,7 @@ from benchmarks.restoration.methods import (
     PACE,
     PACES,
     PICTURED,
+    TUNED_AT,
     applies,
     mean_settings,
     mean_start,
@@ -83,7 +84,7 @@ def path_of(out: Path, case: Case, method: str, split: str, pace: str = PACE) ->
 
 def chosen(out: Path, case: Case, method: str, prior: str, pace: str = PACE, steps: int | None = None) -> float:
     """The weight with the highest mean PSNR on validation faces; refused where none was tried."""
-    pace = PACE if pace == "long" else pace
+    pace = TUNED_AT.get(pace, pace)
     settings = settings_of(case, method, prior, pace, steps)
     weights = METHODS[method].weights(case)
     if len(weights) == 1:
@@ -128,8 +129,10 @@ def _run(cases: list[Case], options: argparse.Namespace, command: str) -> None:
     if options.images is not None and options.images < 1:
         raise ValueError(f"--images must be at least 1, got {options.images}")
     images = load(FACES, options.data, options.prior or FACES.prior)
-    if options.pace == "long" and options.split == "validation":
-        raise ValueError("pace long takes the weights of pace converging: there is nothing to tune")
+    if options.pace in TUNED_AT and options.split == "validation":
+        raise ValueError(
+            f"pace {options.pace} takes the weights of pace {TUNED_AT[options.pace]}: there is nothing to tune"
+        )
     stores: dict[tuple[str, str], Store] = {}
     jobs: list[tuple[str, Job]] = []
     for case in cases:

@@ -100,4 +100,7 @@ def _mean(job: Job, problem: flowinv.InverseProblem) -> tuple[Tensor, dict[str, 
     """The mean of draws from the composed flow's posterior."""
     estimate = PointSolver(replace(mean_start(job.case), first=job.place)).solve(problem)
     posterior = VariationalSolver(replace(mean_settings(), seed=job.place)).solve(problem, start=estimate)
-    return posterior.sample(MEAN_OF, keyed_generator(95, job.place)).mean(0), {"elbo": posterior.elbo}
+    return posterior.sample(MEAN_OF, keyed_generator(95, job.place)).mean(0), {
+        "elbo": posterior.elbo,
+        "steps": torch.full((problem.batch,), posterior.provenance["steps"]),
+    }
