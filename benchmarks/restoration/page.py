@@ -37,7 +37,8 @@ PROTOCOL = """## How it was measured
   has noise of standard deviation .1; the other measurements are exact.
 - **Steps.** Every point solver takes 500 steps of Adam at 5e-2. The paper's 1,500 at 5e-3 (MAP at 1.5e-3; `--pace paper`) do not
   converge under this prior, and neither does a third of them at three times the rate (`--pace third`, with whose weights the
-  former is run). `--pace long` has 1,500 steps whose rate falls from 5e-2 to 0, with the weights of the 500.
+  former is run). `--pace long` and `--pace longer` have 1,500 and 4,500 steps whose rate falls from 5e-2 to 0, with the
+  weights of the 500.
   Networks run in bfloat16 while stepping (not those of the 1x1-coupling flow); what is reported is decoded in full precision.
 - **Weights** (alpha, gamma; sigma of the posterior mean) are the best by PSNR on 32 validation faces (16 for the last five
   rows, 4 for the mean).

@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--pace",
         default=PACE,
         choices=PACES,
-        help="of point solvers: 500 steps at 5e-2, or at thrice the paper's rate; the paper's 1,500; 1,500 from 5e-2",
+        help="of point solvers: 500 steps at 5e-2, or at thrice the paper's rate; the paper's 1,500; 1,500 or 4,500 from 5e-2",
     )
     parser.add_argument("--steps", type=int, help="of every point solver, to try the harness")
     common(parser)
