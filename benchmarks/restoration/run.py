@@ -93,7 +93,8 @@ def chosen(out: Path, case: Case, method: str, prior: str, pace: str = PACE, ste
     count = images_for(method, "validation")
     if any(store.missing(w, count) for w in weights):
         raise ValueError(f"{case.name} {method} was not tuned yet on {count} faces: run with --split validation first")
-    best = best_weight(store.rows.values(), weights)
+    tried = {w for w, _ in store.rows if not store.missing(w, count)}  # an earlier grid's as well
+    best = best_weight(store.rows.values(), tried)
     if best is None:
         raise ValueError(f"{case.name} {method} failed with every weight")
     return best[0]
