@@ -84,7 +84,7 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     (("amortize", "in/amortize.toml", "--out", "in/full"), "in/full is not empty and holds no run to go on with"),
     (("amortize", "in/amortize-typo.toml", "--out", "out"), "avi has no setting 'stepz'"),
     ((*SOLVE, "--image", "in/nothing.png", "--task", "denoise"), "no such file: in/nothing.png"),
-    ((*SOLVE, "--image", "in", "--task", "denoise"), "no such file: in"),
+    ((*SOLVE, "--image", "in", "--task", "denoise"), "in is a folder: expected a picture or an array"),
     ((*SOLVE, "--image", "in/text.txt", "--task", "denoise"), "text.txt: expected one of"),
     ((*SOLVE, "--image", "in/broken.png", "--task", "denoise"), "broken.png cannot be read as an image"),
     ((*SOLVE, "--image", "in/large.png", "--task", "denoise"), r"has shape \(3, 9, 9\), the prior's .*--fit resizes"),
