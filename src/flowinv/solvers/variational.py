@@ -30,6 +30,7 @@ from .progress import Diverged, SolverProgress, drive, preset_or_settings
 
 CHECKPOINT = "flowinv-solver"
 POINT_SCALE, LAPLACE_SCALE = 0.5, 0.7
+MODE_FROM = 0.3  # times N(0, I)
 
 
 @dataclass(frozen=True)
@@ -356,8 +357,18 @@ class VariationalSolver:
         return composed_at(z, config, factor), seconds + time.monotonic() - began
 
     def _mode(self) -> OptimizationSettings:
-        """How the mode of p(z | y) is sought: -log p(y | f(z)) + ||z||^2 / 2."""
+        """How the mode of p(z | y) is sought: -log p(y | f(z)) + ||z||^2 / 2.
+
+        From nearer to the origin than a draw, which few steps do not shrink to the mode's length; at it gradients may vanish.
+        """
         s = self.settings
         return OptimizationSettings(
-            "likelihood", "latent-norm", 0.5, learning_rate=0.05, steps=s.start_steps, bf16=s.bf16, seed=s.seed
+            "likelihood",
+            "latent-norm",
+            0.5,
+            init_scale=MODE_FROM,
+            learning_rate=0.1,
+            steps=s.start_steps,
+            bf16=s.bf16,
+            seed=s.seed,
         )
