@@ -9,7 +9,18 @@ import torch
 from exact_posterior import Exact
 from torch import Tensor
 
-from flowinv import CustomLikelihood, Flow, Gaussian, Identity, InverseProblem, Mask, Poisson, Posterior, Quantile
+from flowinv import (
+    Affine,
+    CustomLikelihood,
+    Flow,
+    Gaussian,
+    Identity,
+    InverseProblem,
+    Mask,
+    Poisson,
+    Posterior,
+    Quantile,
+)
 from flowinv.families.family import composed_at
 from flowinv.families.pregenerator import LowerTriangular, PreGeneratorConfig
 from flowinv.flows import Chain, GlowConfig, build
@@ -65,6 +76,27 @@ def test_through_a_bent_flow_with_masks_and_noise_of_each_observation() -> None:
     other = InverseProblem(problem.prior, problem.operator, Gaussian(0.3), problem.y)
     wrong = laplace_factor(other, z)[0]
     assert not torch.allclose(wrong @ wrong.T, factor[0] @ factor[0].T, rtol=0.1), "the noise of each element counts"
+
+
+def test_masks_of_their_own_cost_no_more_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backward passes are as many as one observation has elements, not as many as all of them have together."""
+    calls, grad = [], torch.autograd.grad
+
+    def counted(*args, **more):
+        calls.append(1)
+        return grad(*args, **more)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    shape, y = (1, 4, 4), normal(2, 1, 4, 4)
+    masks = torch.zeros(2, *shape)
+    masks[0, :, :2], masks[1, :, 2:] = 1, 1
+    prior = Flow(Affine(torch.zeros(shape).double(), (torch.eye(16) + 0.1).tril().double()), shape)
+    z = torch.zeros(2, *shape).double()
+    both = laplace_factor(InverseProblem(prior, Mask(masks), Gaussian(0.3), y), z, chunk=4)
+    assert len(calls) == 8 // 4
+    for b in range(2):
+        alone = laplace_factor(InverseProblem(prior, Mask(masks[b]), Gaussian(0.3), y[b : b + 1]), z[b : b + 1])
+        torch.testing.assert_close(both[b], alone[0])
 
 
 def test_noise_that_grows_with_the_signal_is_taken_at_the_point() -> None:

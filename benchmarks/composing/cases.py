@@ -85,8 +85,8 @@ class Case:
 
 
 def measured_elements(y: Tensor, observed: Tensor | None) -> int:
-    """How many elements of one y were observed, in any of the observations (B, ...)."""
-    return y[0].numel() if observed is None else int(observed.expand(y.shape).any(0).sum())
+    """How many elements of one y were observed, at most, of observations (B, ...)."""
+    return y[0].numel() if observed is None else int(observed.expand(y.shape).flatten(1).sum(1).max())
 
 
 class OneEach(Operator):

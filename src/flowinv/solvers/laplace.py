@@ -18,8 +18,9 @@ def laplace_factor(problem: InverseProblem, z: Tensor, prior: Flow | None = None
 
     W holds 1 / variance of each observed element of y, so that J^T W J is the Fisher information of z (Gauss-Newton), and
     N(z, L L^T) the posterior's Laplace approximation where z is its mode: exact for a linear f and Gaussian noise. Costs one
-    backward pass of the prior for every element that is observed, ``chunk`` at a time, and B D^2 numbers of memory. ``prior``
-    stands in for the problem's, a copy in bfloat16 say. Refuses D above 4096, and a likelihood that has no standard deviation.
+    backward pass of the prior for every element that an observation has, ``chunk`` at a time, and B D^2 numbers of memory.
+    ``prior`` stands in for the problem's, a copy in bfloat16 say. Refuses D above 4096, and a likelihood that has no standard
+    deviation.
     """
     prior = prior if prior is not None else problem.prior
     size = z[0].numel()
@@ -35,12 +36,14 @@ def laplace_factor(problem: InverseProblem, z: Tensor, prior: Flow | None = None
     require_gradient(prediction, "A(x)")
     precision = _precision(problem, prediction[0].detach())
     information = torch.eye(size, dtype=torch.float64, device=z.device).repeat(len(z), 1, 1)
-    seen = precision.any(0).nonzero().flatten()
-    for many in seen.split(max(chunk, _ROWS // chunk * chunk)):
+    # The k-th observed element of every observation at once: where each has a mask of its own their union is larger.
+    most = int((precision > 0).sum(1).max())
+    seen = (precision > 0).int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    for many in torch.arange(most, device=z.device).split(max(chunk, _ROWS // chunk * chunk)):
         parts = []
         for rows in many.split(chunk):
-            each = torch.arange(len(rows), device=z.device)
-            taken = prediction[each, :, rows] * precision[:, rows].T.sqrt()
+            places = seen[:, rows].T.unsqueeze(2)  # (rows, B, 1)
+            taken = prediction[: len(rows)].gather(2, places).squeeze(2) * precision.gather(1, seen[:, rows]).T.sqrt()
             (gradient,) = torch.autograd.grad(taken.sum(), leaf, retain_graph=True)
             parts.append(gradient[: len(rows)].flatten(2))
         jacobian = torch.cat(parts).transpose(0, 1)  # (B, rows, D)
