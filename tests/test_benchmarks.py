@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.composing import ideal, page, run, semi, smoothing, tune
 from benchmarks.composing.bootstrap import indices, mean_interval, number
-from benchmarks.composing.cases import CASES, RANDOM_OPERATORS, case_named, truth_of
+from benchmarks.composing.cases import CASES, RANDOM_OPERATORS, case_named, measured_elements, truth_of
 from benchmarks.composing.crew import in_processes
 from benchmarks.composing.data import order
 from benchmarks.composing.engines import Outcome, fit_passes, solve, tiled
@@ -91,7 +91,7 @@ def test_unknown_names_are_refused() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("case", ["mnist-bottom", "faces-top", "faces-cs-250"])
+@pytest.mark.parametrize("case", ["mnist-bottom", "faces-top", "faces-subpixels", "faces-cs-250"])
 def test_equal_budgets_are_kept(method: str, case: str) -> None:
     grid = tune.settings_in(tune.GRIDS[method]) if method in tune.GRIDS else []
     for changes in [{}, *grid]:
@@ -445,6 +445,26 @@ def test_steps_of_a_start_are_counted_against_the_longest() -> None:
     found = semi.summarise(rows, 1000)["amortized"]
     assert (found["median"], found["reached"], found["of"]) == (50, 2, 3)
     assert found["gap_at_0"]["value"] == pytest.approx((9 + 0.8 + 7) / 3) and found["gap_at_50"]["count"] == 2
+
+
+def test_masks_of_their_own_are_counted_one_by_one() -> None:
+    """Half of the sub-pixels of each face, though together four masks show nearly all of them."""
+    case = case_named("faces-subpixels")
+    masks = torch.cat([case.task_of((3, 32, 32), i).operator.mask for i in range(4)])
+    assert int(masks.bool().any(0).sum()) > 2800
+    assert measured_elements(torch.zeros(4, 3, 32, 32), masks.bool()) == case.measured == 1536
+
+
+def test_smoothing_is_compared_on_the_images_that_all_have() -> None:
+    rows = [
+        {"variant": v, "scale": 0.1, "image": i, "squared_error": float(10 * i)}
+        for v, n in (("l2", 2), ("annealed", 4))
+        for i in range(n)
+    ]
+    assert [(e["variant"], e["images"], e["squared_error"]["value"]) for e in smoothing.summarise(rows)] == [
+        ("l2", 2, 5.0),
+        ("annealed", 2, 5.0),
+    ]
 
 
 def test_smoothing_is_summarised_in_order() -> None:

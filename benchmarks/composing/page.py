@@ -32,7 +32,9 @@ PROTOCOL = """## How it was measured
 - **Observations.** y = A(x) exactly, and sigma only smooths, as in the paper: .1 for digits, .05 for colour. Every method sees
   the same y. Colour images have 5 bits. Random masks and matrices are drawn anew for each image.
 - **Budget.** "Equal" is at most 1,000 prior passes for every chain or point and 5,000 draws of every fit; "paper" is the
-  paper's lengths, rates and architectures, on ten images. Amortized inference pays beforehand, in training.
+  paper's lengths, rates and architectures, on ten images. Amortized inference pays beforehand, in training. A Laplace start
+  counts a pass for each measured element. Networks of SVI, LMC, CSGM and IvOM run in bfloat16 while stepping, those of Ambient
+  VI and of the exact chains in float32, which costs these up to twice the seconds.
 - **Seconds** are those of images solved in batches of the size that the method was given most often: chains and points by tens,
   fits by fours, amortized ones alone. The rest of a method's images count for its scores only.
 - **Intervals** are 95 % bootstrap intervals over images (Fréchet and inception-type scores: value +- 1.96 bootstrap standard
@@ -43,8 +45,8 @@ PROTOCOL = """## How it was measured
 - **Perceptual** is {distance}.
   **Fréchet** is a distance of all draws to the test images, in {features}.
   They have names of their own because they are neither LPIPS nor FID. **Diversity** is the mean perceptual distance of two
-  draws, +- its standard deviation over pairs. **chi²** is the misfit per observed element in units of sigma²; with y free of
-  noise it is below 1.
+  draws, +- its standard deviation over pairs. **chi²** is the misfit per observed element in units of sigma²; y being free
+  of noise, draws that fit have less than 1.
 - **Paper's figures** are quoted beside, and are *not comparable* with ours: other prior, other networks, other images, a GPU.
   What can be compared is which method is ahead of which.
 

@@ -90,7 +90,13 @@ def fit(job: SmoothingJob) -> tuple[dict[str, Any], dict[str, np.ndarray] | None
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry for each variant and scale, in their order."""
+    """One entry for each variant and scale, in their order, over the images that all of them were run on."""
+    done: dict[tuple[str, float], set[int]] = {}
+    for row in rows:
+        done.setdefault((row["variant"], row["scale"]), set()).add(row["image"])
+    fitted = {(row["variant"], row["scale"]) for row in rows if "failed" not in row}
+    common = set.intersection(*(done[key] for key in fitted)) if fitted else set()
+    rows = [row for row in rows if row["image"] in common]
     found = []
     for variant, scales in SCALES.items():
         for scale in scales:

@@ -36,7 +36,7 @@ from flowinv.store import write_text
 
 Grid = dict[str, tuple[Any, ...]]
 GRIDS: dict[str, Grid] = {
-    "svi": {"learning_rate": (3e-3, 1e-2, 2e-2, 4e-2), "start": ("prior", "point", "laplace")},
+    "svi": {"learning_rate": (1e-2, 2e-2), "start": ("prior", "laplace")},
     "semi-amortized": {"learning_rate": (3e-3, 1e-2, 2e-2)},
     "ambient": {"learning_rate": (3e-4, 1e-3, 3e-3)},
     "lmc": {"step_size": (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 4e-3)},

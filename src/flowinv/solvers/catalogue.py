@@ -63,7 +63,7 @@ SOLVERS: dict[str, SolverInfo] = {
         "amortized",
         ("thorough", "fast"),
         _POSTERIOR,
-        "one training for each prior, task and noise; then one pass per draw, no fit",
+        "one training for each prior, task and noise (mnist, inpaint-bottom, sigma .1 ships); then a pass per draw",
         "when many measurements of one task come: instant, somewhat less exact",
     ),
     "semi-amortized": SolverInfo(
@@ -105,7 +105,7 @@ SOLVERS: dict[str, SolverInfo] = {
         "sampling",
         ("hmc-noise",),
         _CHAINS,
-        "an svi fit, then hmc over its noise: five to ten times the ESS per gradient of hmc",
+        "an svi fit, then hmc over its noise, where the posterior is rounder",
         "for exact draws at the least cost: corrects what svi got wrong",
     ),
     "pl-mcmc": SolverInfo(
