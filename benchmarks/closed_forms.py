@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.composing.bootstrap import number
 from benchmarks.composing.cells import NONE, table
-from benchmarks.composing.page import findings
+from benchmarks.composing.page import findings, read_page, write_page
 
 RESULTS = Path("benchmarks/results")
 PAGE = Path("docs/benchmarks/closed_forms.md")
@@ -87,12 +87,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the rows are")
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args(arguments)
-    before = options.page.read_text(encoding="utf-8") if options.page.is_file() else None
     read = {name: json.loads((options.out / f"{name}.json").read_text()) for name in ("gaussian_images", "hardness")}
-    parts = [INTRODUCTION, findings(before), gaussian(read["gaussian_images"]), hardness(read["hardness"])]
-    options.page.parent.mkdir(parents=True, exist_ok=True)
-    options.page.write_text("\n".join(part.rstrip() + "\n" for part in parts), encoding="utf-8")
-    print(f"written to {options.page}")
+    parts = [
+        INTRODUCTION,
+        findings(read_page(options.page)),
+        gaussian(read["gaussian_images"]),
+        hardness(read["hardness"]),
+    ]
+    write_page(options.page, parts)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.composing import cells as markdown
@@ -11,6 +13,7 @@ from benchmarks.composing.cases import CASES, MEASUREMENTS, Case
 from benchmarks.composing.methods import METHODS, applies
 from benchmarks.composing.paper import TABLES, TITLES
 from benchmarks.composing.studies import study_sections
+from flowinv.store import write_text
 
 Cells = dict[str, Any]
 ALWAYS = ("mnist-bottom", "faces-top", "faces-subpixels")
@@ -73,6 +76,18 @@ def findings(before: str | None) -> str:
     if before is not None and OPEN in before and CLOSE in before:
         inside = before.split(OPEN, 1)[1].split(CLOSE, 1)[0]
     return f"{OPEN}{inside}{CLOSE}\n"
+
+
+def read_page(path: Path) -> str | None:
+    """A page as it stands, None where there is none yet."""
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def write_page(path: Path, parts: Iterable[str]) -> None:
+    """Parts, one after the other, whole or not at all; empty ones are left out."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "\n".join(part.rstrip() + "\n" for part in parts if part))
+    print(f"written to {path}")
 
 
 def _judge(found: dict[str, Cells], which: int) -> str:

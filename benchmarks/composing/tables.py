@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.composing.aggregate import summary
 from benchmarks.composing.cases import CASES
 from benchmarks.composing.methods import METHODS
-from benchmarks.composing.page import page
+from benchmarks.composing.page import page, read_page
 from benchmarks.composing.run import RESULTS, result_path
 from benchmarks.composing.store import read_rows
 from flowinv.store import to_json, write_text
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     studies = {name: read_rows(options.out / f"{name}.json") for name in STUDIES}
     write_text(options.out / "tables.json", to_json(found))
     options.page.parent.mkdir(parents=True, exist_ok=True)
-    before = options.page.read_text(encoding="utf-8") if options.page.is_file() else None
+    before = read_page(options.page)
     figures = options.page.parent / "composing"
     write_text(options.page, page(found, studies, before, sorted(path.name for path in figures.glob("figure-*.png"))))
     print(f"{sum(map(len, found.values()))} methods in {len(found)} cases; written to {options.page}")

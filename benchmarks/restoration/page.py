@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.composing.bootstrap import Interval, indices, mean_interval, number
 from benchmarks.composing.cells import NONE, table
-from benchmarks.composing.page import findings
+from benchmarks.composing.page import findings, read_page, write_page
 from benchmarks.restoration.cases import BATCH, CASES, FACES, Case
 from benchmarks.restoration.methods import METHODS, PACE, PACES, applies
 from benchmarks.restoration.run import RESULTS, path_of
@@ -233,15 +233,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the rows are")
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args(arguments)
-    before = options.page.read_text(encoding="utf-8") if options.page.is_file() else None
-    parts = [INTRODUCTION, findings(before), PROTOCOL, *(case_section(case, options.out) for case in CASES.values())]
+    parts = [INTRODUCTION, findings(read_page(options.page)), PROTOCOL]
+    parts += [case_section(case, options.out) for case in CASES.values()]
     parts += [tuning_section(options.out), pace_section(options.out), speed_section(options.out)]
     pictures = sorted((options.page.parent / "restoration").glob("figure-*.png"))
     if pictures:
         parts.append("## Figures\n\n" + "\n".join(f"![{p.stem}](restoration/{p.name})\n" for p in pictures))
-    options.page.parent.mkdir(parents=True, exist_ok=True)
-    options.page.write_text("\n".join(part.rstrip() + "\n" for part in parts if part), encoding="utf-8")
-    print(f"written to {options.page}")
+    write_page(options.page, parts)
 
 
 if __name__ == "__main__":
