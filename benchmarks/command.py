@@ -10,8 +10,16 @@ from contextlib import contextmanager
 
 
 def command_of(module: str, arguments: Sequence[str] | None) -> str:
-    """The command line of ``python -m module`` with arguments, or with those of this process."""
-    return shlex.join(["python", "-m", module, *(sys.argv[1:] if arguments is None else arguments)])
+    """The command line of ``python -m module`` with arguments, or with those of this process.
+
+    The folder with the data, which is another on every machine, is written as DATA.
+    """
+    said = [module]
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        if argument.startswith("--data="):
+            argument = "--data=DATA"
+        said.append("DATA" if said[-1] == "--data" else argument)
+    return shlex.join(["python", "-m", *said])
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.command import command_of
 from benchmarks.composing import ideal, page, run, semi, smoothing, tune
 from benchmarks.composing.bootstrap import indices, mean_interval, number
 from benchmarks.composing.cases import CASES, RANDOM_OPERATORS, case_named, measured_elements, truth_of
@@ -93,7 +94,7 @@ def test_unknown_names_are_refused() -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", ["mnist-bottom", "faces-top", "faces-subpixels", "faces-cs-250"])
 def test_equal_budgets_are_kept(method: str, case: str) -> None:
-    grid = tune.settings_in(tune.GRIDS[method]) if method in tune.GRIDS else []
+    grid = tune.tried(method) if method in tune.GRIDS else []
     for changes in [{}, *grid]:
         settings = settings_of(method, case_named(case), changes=changes)
         if isinstance(settings, VariationalSettings):
@@ -484,8 +485,33 @@ def test_the_page_tells_what_is_missing_and_keeps_what_was_written_by_hand() -> 
     before = f"old\n{page.OPEN}\nSVI is ahead.\n{page.CLOSE}\nold"
     text = page.page(found, {}, before, ["figure-9.png"])
     assert "SVI is ahead." in text and "37 of 100, 1 diverged" in text and "30 (28 – 32)" in text
-    assert "| LMC | not run |" in text and "5.15, 22.13, 0.076" in text and "composing/figure-9.png" in text
+    assert (
+        "| LMC | not run |" in text
+        and "of real images" in text
+        and "wall seconds" in text
+        and "5.15, 22.13, 0.076" in text
+        and "composing/figure-9.png" in text
+    )
     assert page.OPEN in page.page({}, {}, None, [])
+
+
+def test_sensing_tells_of_means_and_images() -> None:
+    psnr = {
+        name: {"value": v, "low": v - 1, "high": v + 1, "count": 8} for name, v in (("psnr", 22.0), ("psnr_mean", 24.0))
+    }
+    entry = {"images": 8, "mean_of": 32, "cells": psnr, "judges": ["D", "F"]}
+    text = page.sensing_section(
+        {"faces-cs-25": {"svi": entry}, "faces-cs-250": {"csgm": {**entry, "mean_of": 4, "images": 16}}}
+    )
+    assert "| measurements of 3072 | images | SVI | SVI, mean | CSGM | CSGM, mean |" in text
+    assert "| 25 | 8 | 22 (21 – 23) | 24 (23 – 25) | – | – |" in text and "| 250 | 16 | – | – | 22" in text
+    assert "32 (SVI), 4 (CSGM)" in text and page.sensing_section({}) == ""
+
+
+def test_commands_do_not_tell_where_the_data_are() -> None:
+    said = command_of("m", ["a", "--data", "/some/where", "--images", "3"])
+    assert said == "python -m m a --data DATA --images 3"
+    assert command_of("m", ["--data=/some/where"]) == "python -m m --data=DATA"
 
 
 def test_a_method_on_one_image_more_keeps_its_settings() -> None:

@@ -38,15 +38,17 @@ PROTOCOL = """## How it was measured
   paper's lengths, rates and architectures, on ten images. Amortized inference pays beforehand, in training. A Laplace start
   counts a pass for each measured element. Networks of SVI, LMC, CSGM and IvOM run in bfloat16 while stepping, those of Ambient
   VI and of the exact chains in float32, which costs these up to twice the seconds.
-- **Seconds** are those of images solved in batches of the size that the method was given most often: chains and points by tens,
-  fits by fours, amortized ones alone. The rest of a method's images count for its scores only.
+- **Seconds** are those of one processor thread, and of the wall beside them, of images solved in batches of the size that the
+  method was given most often: chains and points by tens, fits by fours, amortized ones alone. The rest of a method's images
+  count for its scores only.
 - **Intervals** are 95 % bootstrap intervals over images (Fréchet and inception-type scores: value +- 1.96 bootstrap standard
   deviations). `of the mean` is the posterior mean's error, over so many draws.
 - **Squared error** is summed over the image, in [0, 1] units: the paper's "MSE". A calibrated draw has twice the error of the
   posterior mean, so that less than that is over-confidence, and not merit: see below. The **energy score** is the error that
   cannot be gamed so: its expectation is least for draws of the true posterior.
 - **Perceptual** is {distance}.
-  **Fréchet** is a distance of all draws to the test images, in {features}.
+  **Fréchet** is a distance of all draws to the test images, in {features}; beside it that of as
+  many real training images. It falls with the number of draws: only methods with the same number of images can be compared.
   They have names of their own because they are neither LPIPS nor FID. **Diversity** is the mean perceptual distance of two
   draws, +- its standard deviation over pairs. **chi²** is the misfit per observed element in units of sigma²; y being free
   of noise, draws that fit have less than 1.
@@ -125,10 +127,6 @@ def case_section(case: Case, entry: Cells) -> str:
     names = [name for name in METHODS if applies(name, case)] + [name for name in entry if name.endswith("-paper")]
     text = f"## {TITLES.get(case.name, case.name)}\n\n`{case.name}`, sigma {case.sigma:g}, {case.draws} draws of each image.\n\n"
     text += quality(case, entry, names)
-    if real := [c for c in entry.values() if (c["frechet_of_real_images"] or math.nan) == c["frechet_of_real_images"]]:
-        most = max(real, key=lambda c: c["images"] * c["draws"])
-        count, least = most["images"] * most["draws"], most["frechet_of_real_images"]
-        text += f"\n{count} real training images in place of draws have a Fréchet distance of {number(least)}.\n"
     return text + "\n" + costs(entry) if entry else text
 
 
@@ -139,6 +137,7 @@ def quality(case: Case, entry: Cells, names: list[str]) -> str:
         "method",
         "images",
         "Fréchet ↓",
+        "of real images",
         *["inception-type ↑"] * digits,
         "squared error of a draw ↓",
         "of the mean ↓",
@@ -147,7 +146,9 @@ def quality(case: Case, entry: Cells, names: list[str]) -> str:
     rows = []
     for name in names:
         cells = entry.get(name)
-        row = [label(name), done(cells), cell(cells, "frechet")] + [cell(cells, "inception_type")] * digits
+        row = [label(name), done(cells), cell(cells, "frechet"), _floor(cells)] + [
+            cell(cells, "inception_type")
+        ] * digits
         mean = cell(cells, "squared_error_mean") + (f" over {cells['mean_of']}" if cells and cells["mean_of"] else "")
         row += [cell(cells, "squared_error"), mean, cell(cells, "perceptual")]
         spread = f"{value(cells, 'diversity')} ± {value(cells, 'diversity_std')}"
@@ -156,14 +157,21 @@ def quality(case: Case, entry: Cells, names: list[str]) -> str:
     return markdown.table(head, rows)
 
 
+def _floor(cells: Cells | None) -> str:
+    """The Fréchet distance of as many real images as there are draws."""
+    least = cells["frechet_of_real_images"] if cells else None
+    return markdown.NONE if least is None or math.isnan(least) else number(least)
+
+
 def costs(entry: Cells) -> str:
     """What the draws cost, and what the solvers say of them."""
-    head = ["method", "prior passes per image", "seconds per draw", "seconds per image", "chi²", "ELBO, nats"]
+    head = ["method", "prior passes per image", "seconds per draw", "seconds per image", "wall seconds"]
+    head += ["chi²", "ELBO, nats"]
     rows = []
     for name, cells in entry.items():
         row = [label(name), value(cells, "passes", 4), cell(cells, "seconds_per_draw"), value(cells, "cpu_seconds")]
-        row += [cell(cells, "chi_squared"), cell(cells, "elbo", 4), value(cells, "acceptance"), value(cells, "rhat")]
-        rows.append(row)
+        row += [value(cells, "seconds"), cell(cells, "chi_squared"), cell(cells, "elbo", 4)]
+        rows.append([*row, value(cells, "acceptance"), value(cells, "rhat")])
     return markdown.table([*head, "acceptance", "R-hat of lp"], rows)
 
 
@@ -197,15 +205,17 @@ def speed_section(found: dict[str, Cells]) -> str:
 
 def sensing_section(found: dict[str, Cells]) -> str:
     """Figure 4 as a table: PSNR over the number of measurements."""
-    flows, points = ("svi", "lmc"), ("csgm", "ivom")
-    head = ["measurements of 3072", *(f"{METHODS[n].label}{what}" for n in flows for what in ("", ", mean"))]
-    head += [METHODS[n].label for n in points]
-    rows = []
-    for m in MEASUREMENTS:
-        entry = found.get(f"faces-cs-{m}", {})
-        row = [str(m)] + [cell(entry.get(name), column) for name in flows for column in ("psnr", "psnr_mean")]
-        rows.append(row + [cell(entry.get(name), "psnr") for name in points])
-    if not any(f"faces-cs-{m}" in found for m in MEASUREMENTS):
+    entries = {m: found[f"faces-cs-{m}"] for m in MEASUREMENTS if f"faces-cs-{m}" in found}
+    names = [name for name in METHODS if any(name in entry for entry in entries.values())]
+    if not entries:
         return ""
-    text = "## Compressed sensing of faces (figure 4)\n\nPSNR in dB of single draws and of their mean, sigma .05.\n\n"
+    head = ["measurements of 3072", "images", *(f"{METHODS[n].label}{what}" for n in names for what in ("", ", mean"))]
+    rows = []
+    for m, entry in entries.items():
+        counts = sorted({cells["images"] for cells in entry.values()})
+        row = [str(m), " to ".join(map(str, counts[:: max(1, len(counts) - 1)]))]
+        rows.append(row + [cell(entry.get(name), column) for name in names for column in ("psnr", "psnr_mean")])
+    text = "## Compressed sensing of faces (figure 4)\n\nPSNR in dB of single draws or points and of their mean, sigma .05: "
+    means = {name: max(e[name]["mean_of"] or 0 for e in entries.values() if name in e) for name in names}
+    text += "the mean is over " + ", ".join(f"{n} ({METHODS[name].label})" for name, n in means.items()) + ".\n\n"
     return text + markdown.table(head, rows)

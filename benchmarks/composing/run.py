@@ -25,7 +25,7 @@ from benchmarks.composing.cases import CASES, Case, case_named
 from benchmarks.composing.crew import in_processes
 from benchmarks.composing.data import TEST, Images, load, order
 from benchmarks.composing.engines import first_fit
-from benchmarks.composing.methods import AMORTIZED, METHODS, applies, describe, method_named, settings_of
+from benchmarks.composing.methods import AMORTIZED, METHODS, applies, describe, method_named, settings_of, tuned
 from benchmarks.composing.perception import perception, reference, reference_path
 from benchmarks.composing.store import Store
 from benchmarks.composing.work import Job, solve_job
@@ -114,6 +114,8 @@ def _run(case: Case, methods: list[str], options: argparse.Namespace, command: s
             print(f"{method}: no amortizer for {case.name}; give one with --amortizer")
             continue
         settings = settings_of(method, case, options.budget, options.precision, options.shrink)
+        if options.budget == "equal" and settings is not None and not tuned(case, method):
+            print(f"{method}: not tuned for {case.name}, the preset's settings are taken")
         first = first_fit(case, options.precision, options.shrink) if method == "hmc-noise" else None
         path = result_path(options.out, case.name, method, options.budget, options.shrink)
         stores[method] = Store(

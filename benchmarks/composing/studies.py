@@ -45,11 +45,13 @@ over the whole image and other digits, is to be read beside these figures.
 def _semi(study: dict[str, Any] | None) -> str:
     if study is None:
         return ""
+    start = study["settings"]["reference"]["start"]
+    scratch = "from a Laplace approximation" if start == "laplace" else f"from the {start}"
     prose = f"""## How many steps an amortised start saves
 
-Steps that a fit needs to come within {study["within"]:g} nat of the ELBO that SVI from scratch has after {study["reference_steps"]}
-steps, over {study["observations"]} observations of `{study["case"]}`; a fit of every length in turn, with a schedule of its own.
-Where it never did, the longest one counts; negative shortfalls are leads.
+Steps that a fit needs to come within {study["within"]:g} nat of the ELBO that SVI {scratch} has after
+{study["reference_steps"]} steps, over {study["observations"]} observations of `{study["case"]}`; a fit of every length in
+turn, with a schedule of its own. Where it never did, the longest one counts; negative shortfalls are leads.
 
 """
     rows = [

@@ -35,33 +35,42 @@ from benchmarks.machine import machine
 from flowinv.store import write_text
 
 Grid = dict[str, tuple[Any, ...]]
-GRIDS: dict[str, Grid] = {
-    "svi": {"learning_rate": (1e-2, 2e-2), "start": ("prior", "laplace")},
+GRIDS: dict[str, Grid | tuple[Grid, ...]] = {
+    "svi": (
+        {"learning_rate": (1e-2, 2e-2), "start": ("prior", "laplace")},
+        {"learning_rate": (1e-2, 2e-2), "start": ("laplace",), "start_steps": (1000,)},
+    ),
     "semi-amortized": {"learning_rate": (3e-3, 1e-2, 2e-2)},
-    "ambient": {"learning_rate": (3e-4, 1e-3, 3e-3)},
+    "ambient": {"learning_rate": (1e-4, 3e-4, 1e-3, 3e-3)},
     "lmc": {"step_size": (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 4e-3)},
-    "hmc": {"leapfrogs": (5, 10, 20)},
+    "hmc": {"leapfrogs": (2, 5, 10, 20)},
     "hmc-noise": {"leapfrogs": (4, 8, 16)},
-    "pl-mcmc": {"sigma_a": (1e-3, 1e-2, 5e-2)},
-    "csgm": {"learning_rate": (0.02, 0.05), "weight": (1e-4, 1e-3, 1e-2, 1e-1)},
+    "pl-mcmc": {"sigma_a": (1e-3, 1e-2, 5e-2, 0.1, 0.2)},
+    "csgm": {"learning_rate": (0.01, 0.02, 0.05, 0.1), "weight": (1e-5, 1e-4, 1e-3, 1e-2)},
     "ivom": {"learning_rate": (5e-4, 2e-3, 1e-2, 3e-2), "init_scale": (0.1, 1.0)},
 }
 CRITERION = "energy_score"
 
 
-def settings_in(grid: Grid) -> list[dict[str, Any]]:
-    """Every combination of a grid's values."""
-    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+def settings_in(*grids: Grid) -> list[dict[str, Any]]:
+    """Every combination of the values of each grid."""
+    return [dict(zip(grid, values, strict=True)) for grid in grids for values in product(*grid.values())]
+
+
+def tried(method: str) -> list[dict[str, Any]]:
+    """The changes to a method's settings that tuning tries."""
+    grids = GRIDS[method]
+    return settings_in(*(grids if isinstance(grids, tuple) else (grids,)))
 
 
 def best(rows: Iterable[Row], images: int) -> tuple[dict[str, Any], float] | None:
     """The changes with the least mean score among those tried on all images; None where there are none."""
-    tried: dict[str, list[Row]] = {}
+    by_changes: dict[str, list[Row]] = {}
     for row in rows:
-        tried.setdefault(json.dumps(row["changes"]), []).append(row)
+        by_changes.setdefault(json.dumps(row["changes"]), []).append(row)
     scores = {
         key: sum(row[CRITERION] for row in found) / len(found)
-        for key, found in tried.items()
+        for key, found in by_changes.items()
         if len(found) >= images and all(row.get(CRITERION) is not None for row in found)
     }
     if not scores:
@@ -107,7 +116,7 @@ def _tune(case: Case, methods: list[str], options: argparse.Namespace, command: 
         first = first_fit(case, shrink=options.shrink) if method == "hmc-noise" else None
         places = order(len(images.validation), VALIDATION)
         few = replace(case, images=options.images)
-        for changed in settings_in(GRIDS[method]):
+        for changed in tried(method):
             settings = settings_of(method, case, shrink=options.shrink, changes=changed)
             key = _key(method, describe(settings))
             changes[key] = changed
