@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import in_one_line
 from benchmarks.composing.bootstrap import number
 from benchmarks.composing.cells import NONE, table
 from benchmarks.composing.page import findings, read_page, write_page
@@ -87,7 +88,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the rows are")
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args(arguments)
-    read = {name: json.loads((options.out / f"{name}.json").read_text()) for name in ("gaussian_images", "hardness")}
+    with in_one_line(parser):
+        read = {
+            name: json.loads((options.out / f"{name}.json").read_text()) for name in ("gaussian_images", "hardness")
+        }
     parts = [
         INTRODUCTION,
         findings(read_page(options.page)),

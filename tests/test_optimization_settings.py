@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
+import torch
 
+from flowinv import Distance, FunctionOperator, Gaussian, InverseProblem, load_prior
+from flowinv.likelihoods import Likelihood
 from flowinv.solvers import OPTIMIZATION_PRESETS, SOLVERS, OptimizationSettings, PointSolver, preset_for
 
 SHORT = OptimizationSettings(penalty="latent-norm", weight=0.1, learning_rate=0.05, steps=30, restarts=2)
@@ -43,6 +47,20 @@ def test_a_solver_has_a_preset_for_each_task() -> None:
     tasks = ("denoise", "deblur", "inpaint-box", "colorize")
     assert all(preset_for(name, task) in SOLVERS[name].presets for name in SOLVERS for task in tasks)
     assert [preset_for("csgm", t) for t in ("denoise", "superres")] == ["solverip-csgm-denoise-fast", "csgm-fast"]
+
+
+def test_svi_of_large_images_starts_at_the_mode() -> None:
+    def preset(prior: str, likelihood: Likelihood, copies: int = 1) -> str:
+        flow = load_prior(prior)
+        operator = FunctionOperator(lambda x: x.flatten(1).repeat(1, copies))
+        y = torch.zeros(1, copies * math.prod(flow.shape))
+        return preset_for("svi", problem=InverseProblem(flow, operator, likelihood, y))
+
+    with pytest.warns(UserWarning, match="generalised posterior"):
+        squared = Distance(lambda y, prediction: (y - prediction).square().flatten(1).sum(1), 1.0)
+    assert preset("mnist", Gaussian(0.1)) == "fast" and preset("faces", Gaussian(0.1)) == "from-laplace"
+    assert preset("faces", squared) == "from-point"  # has no standard deviation
+    assert preset("faces", Gaussian(0.1), copies=2) == "from-point"  # 6,144 elements of y, a pass of the prior for each
 
 
 def test_an_unknown_preset_lists_the_known() -> None:

@@ -47,7 +47,10 @@ def solve(
     ] = False,
     solver: Annotated[str, typer.Option(help="What solves it; `flowinv solvers` lists them.")] = "svi",
     preset: Annotated[
-        str | None, typer.Option(help="One of the solver's presets (default: the task's, or its first).")
+        str | None,
+        typer.Option(
+            help="One of the solver's presets (default: the task's, or its first; svi of colour images: from-laplace)."
+        ),
     ] = None,
     steps: Annotated[
         int | None,
@@ -102,10 +105,10 @@ def solve(
         raise ValueError("give the forward operator either by --task or by --operator module:function")
     if measurement is not None and (fit or noiseless):
         raise ValueError(f"--{'fit' if fit else 'noiseless'} is for --image: a measurement is taken as it is")
-    changes = {"steps": steps, "weight": weight, "chains": chains, "bf16": bf16 or None}
-    chosen_preset = preset or preset_for(solver, task)
-    settings = settings_for(solver, chosen_preset, seed=seed, **{k: v for k, v in changes.items() if v is not None})
     info = solver_info(solver)
+    changes = {"steps": steps, "weight": weight, "chains": chains, "bf16": bf16 or None}
+    changes = {k: v for k, v in changes.items() if v is not None}
+    settings_for(solver, preset, seed=seed, **changes)  # what is wrong with them is said before anything is loaded
     if likelihood != "gaussian" and not info.uses_likelihood:
         raise ValueError(f"{solver} has a misfit of its own: it cannot use --likelihood {likelihood}")
     if amortizer is not None and solver not in USE_AMORTIZER:
@@ -121,9 +124,11 @@ def solve(
         y = _measured(flow, chosen, measurement)
     else:
         y = chosen.observe(truth, torch.Generator().manual_seed(seed), noise=not noiseless)
-        if info.engine == "optimization" and not info.uses_likelihood and not noiseless:
-            typer.echo(_blind_to_noise(solver, settings, None if weight is not None else chosen_preset, sigma))
     problem = InverseProblem(flow, chosen.operator, noise, y)
+    chosen_preset = preset or preset_for(solver, task, problem)
+    settings = settings_for(solver, chosen_preset, seed=seed, **changes)
+    if truth is not None and info.engine == "optimization" and not info.uses_likelihood and not noiseless:
+        typer.echo(_blind_to_noise(solver, settings, None if weight is not None else chosen_preset, sigma))
     if solver in USE_AMORTIZER:
         trained = trained or find_amortizer(problem)
         if trained is None:

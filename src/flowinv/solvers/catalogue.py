@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..posterior import Posterior
 from ..problem import InverseProblem, require_problem
 from ..tasks import Task
 from .amortized import AMORTIZED_PRESETS, AmortizedTrainer, Amortizer, find_amortizer
+from .laplace import LARGEST
 from .optimization import PointSolver
 from .optimization_settings import OPTIMIZATION_PRESETS
 from .progress import SolverProgress
@@ -19,6 +21,7 @@ from .sampling import SAMPLING_PRESETS, Sampler, SamplingSettings
 from .variational import PRESETS, VariationalSolver
 
 USE_AMORTIZER = ("avi", "semi-amortized")
+LARGE = 1024  # elements of an image, above which a fit from the prior ends far below one from the mode
 TRAINED = "trained"  # within a checkpoint: the amortizer that was trained on the way, to be kept
 Report = Callable[[SolverProgress], None]
 Result = Posterior | PointEstimate
@@ -190,12 +193,26 @@ def solver_info(name: str) -> SolverInfo:
     return SOLVERS[name]
 
 
-def preset_for(name: str, task: str | None = None) -> str:
-    """The preset a solver is run with unless another is named: the one for a task where it has one, else its first."""
+def preset_for(name: str, task: str | None = None, problem: InverseProblem | None = None) -> str:
+    """The preset a solver is run with unless another is named: the one for a task where it has one, else its first.
+
+    For a ``problem`` the task is its operator's, and svi of images of more than 1,024 elements starts at the posterior's Laplace
+    approximation, or at its mode where that cannot be had: from the prior its steps do not suffice.
+    """
+    if problem is not None:
+        task = task or (problem.operator.spec or {}).get("task")
+        if name == "svi" and math.prod(problem.shape) > LARGE:
+            return "from-laplace" if _has_laplace(problem) else "from-point"
     fitting = (
         preset for start, preset in _OF_TASKS.get(name, {}).items() if task is not None and task.startswith(start)
     )
     return next(fitting, solver_info(name).presets[0])
+
+
+def _has_laplace(problem: InverseProblem) -> bool:
+    """Whether the Laplace approximation takes a matrix and a number of passes that can be afforded."""
+    most = max(math.prod(problem.shape), problem.y[0].numel())
+    return most <= LARGEST and problem.likelihood.std(problem.y) is not None
 
 
 def settings_for(name: str, preset: str | None = None, **changes: Any) -> Any:
@@ -259,15 +276,13 @@ def solve(
 ) -> Result:
     """Solve a problem with the solver of that name: a posterior, or a point estimate.
 
-    ``settings`` are its own, or the name of one of its presets (default: the task's, or its first). ``avi`` and
+    ``settings`` are its own, or the name of one of its presets (default: what ``preset_for`` gives). ``avi`` and
     ``semi-amortized`` take ``amortizer``, or the shipped one that fits, or train one. ``hmc-noise`` fits svi first.
     ``checkpoint`` is a folder, in which a run that was interrupted goes on; there is one sub-folder for each part of it.
     """
     info = solver_info(name)
     require_problem(problem)
-    settings = _checked(
-        name, settings if settings is not None else preset_for(name, (problem.operator.spec or {}).get("task"))
-    )
+    settings = _checked(name, settings if settings is not None else preset_for(name, problem=problem))
     if amortizer is not None and name not in USE_AMORTIZER:
         raise ValueError(f"an amortizer is for {' and '.join(USE_AMORTIZER)}, not for {name}")
     folder = Path(checkpoint) if checkpoint is not None else None
