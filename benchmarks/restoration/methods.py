@@ -136,7 +136,8 @@ def method_named(name: str) -> Method:
 
 def mean_settings() -> VariationalSettings:
     """Of the composed flow whose draws are averaged. It starts around the estimate of ``mean_start``."""
-    return replace(PRESETS["from-laplace"], draws=8, cooldown=0.7, final_draws=64, bf16=True)
+    kept = VariationalSettings.start_steps  # of no effect: the start is given
+    return replace(PRESETS["from-laplace"], start_steps=kept, draws=8, cooldown=0.7, final_draws=64, bf16=True)
 
 
 def mean_start(case: Case) -> OptimizationSettings:
