@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.command import command_of
-from benchmarks.composing import ideal, page, run, semi, smoothing, tune
+from benchmarks.composing import ideal, page, run, semi, smoothing, tables, tune
 from benchmarks.composing.bootstrap import indices, mean_interval, number
 from benchmarks.composing.cases import CASES, RANDOM_OPERATORS, case_named, measured_elements, truth_of
 from benchmarks.composing.crew import in_processes
@@ -25,11 +26,12 @@ from benchmarks.composing.measure import energy_score, hidden, rows_of
 from benchmarks.composing.methods import METHODS, PASSES, applies, settings_of, tuned, with_changes
 from benchmarks.composing.perception import Perception, Reference
 from benchmarks.composing.picture import UNSEEN, measurement
+from benchmarks.composing.run import RESULTS
 from benchmarks.composing.scores import floor, frechet, inception_type
 from benchmarks.composing.store import Store, read_draws, read_features
 from flowinv import Affine, Flow, Gaussian, InverseProblem, Mask
 from flowinv.randomness import keyed_generator
-from flowinv.solvers import OptimizationSettings, SamplingSettings, VariationalSettings
+from flowinv.solvers import Diverged, OptimizationSettings, SamplingSettings, VariationalSettings
 
 NAN = float("nan")
 
@@ -412,16 +414,17 @@ def test_no_processes_do_the_same_here() -> None:
 
 def test_tuning_takes_the_least_complete_score() -> None:
     rows = [
-        {"changes": {"a": 1}, "energy_score": 3.0},
-        {"changes": {"a": 1}, "energy_score": 4.0},
-        {"changes": {"a": 2}, "energy_score": 3.4},
-        {"changes": {"a": 2}, "energy_score": 3.5},
-        {"changes": {"a": 3}, "energy_score": 0.1},  # one image only
-        {"changes": {"a": 4}, "energy_score": 0.1},
-        {"changes": {"a": 4}, "failed": "step 3"},
+        {"changes": {"a": 1}, "image": 0, "energy_score": 3.0},
+        {"changes": {"a": 1}, "image": 1, "energy_score": 4.0},
+        {"changes": {"a": 2}, "image": 0, "energy_score": 3.4},
+        {"changes": {"a": 2}, "image": 1, "energy_score": 3.5},
+        {"changes": {"a": 2}, "image": 2, "energy_score": 9.0},  # an image that the others were not run on
+        {"changes": {"a": 3}, "image": 0, "energy_score": 0.1},  # one image only
+        {"changes": {"a": 4}, "image": 0, "energy_score": 0.1},
+        {"changes": {"a": 4}, "image": 1, "failed": "step 3"},
     ]
     assert tune.best(rows, 2) == ({"a": 2}, pytest.approx(3.45))
-    assert tune.best(rows[-1:], 1) is None
+    assert tune.best(rows[-1:], 2) is None
     assert tune.settings_in({"a": (1, 2), "b": (3,)}) == [{"a": 1, "b": 3}, {"a": 2, "b": 3}]
 
 
@@ -483,11 +486,11 @@ def test_the_page_tells_what_is_missing_and_keeps_what_was_written_by_hand() -> 
     entry = {"images": 37, "planned": 100, "failed": 1, "draws": 6, "mean_of": 32, "cells": cells, "judges": ["D", "F"]}
     found = {"mnist-bottom": {"svi": {**entry, "frechet_of_real_images": None}}}
     before = f"old\n{page.OPEN}\nSVI is ahead.\n{page.CLOSE}\nold"
-    text = page.page(found, {}, before, ["figure-9.png"])
+    text = "\n".join(page.page(found, {}, before, ["figure-9.png"]))
     assert "SVI is ahead." in text and "37 of 100, 1 diverged" in text and "30 (28 – 32)" in text
     assert "| LMC | not run |" in text and "5.15, 22.13, 0.076" in text and "composing/figure-9.png" in text
     assert "of real images" in text and "wall seconds" in text
-    assert page.OPEN in page.page({}, {}, None, [])
+    assert page.OPEN in "".join(page.page({}, {}, None, []))
 
 
 def test_sensing_tells_of_means_and_images() -> None:
@@ -501,6 +504,45 @@ def test_sensing_tells_of_means_and_images() -> None:
     assert "| measurements of 3072 | images | SVI | SVI, mean | CSGM | CSGM, mean |" in text
     assert "| 25 | 8 | 22 (21 – 23) | 24 (23 – 25) | – | – |" in text and "| 250 | 16 | – | – | 22" in text
     assert "32 (SVI), 4 (CSGM)" in text and page.sensing_section({}) == ""
+
+
+def test_the_page_is_that_of_the_rows(tmp_path: Path) -> None:
+    """What stands in docs/benchmarks is what the rows in the repository give."""
+    there = Path("docs/benchmarks/composing.md")
+    shutil.copy(there, tmp_path / "composing.md")
+    shutil.copytree(there.with_suffix(""), tmp_path / "composing")
+    found = tables.tables(RESULTS)
+    tables.write(tmp_path / "composing.md", found, RESULTS)
+    assert (tmp_path / "composing.md").read_text() == there.read_text()
+
+
+@pytest.mark.parametrize("option", ["--images", "--draws", "--together", "--shrink"])
+def test_nothing_is_no_number_of_images(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run.main(["mnist-bottom", "--data", "nowhere", option, "0"])
+    assert stop.value.code == 2 and f"{option} must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_exceptions_of_workers_come_back() -> None:
+    with pytest.raises(Diverged, match=r"step 3: the loss is not finite\. Lower the learning rate") as caught:
+        list(in_processes(_diverges, [3], 1))
+    assert (caught.value.step, caught.value.result) == (3, "so far")
+    with pytest.raises(RuntimeError, match="_Odd: no way to pickle 4"):
+        list(in_processes(_diverges, [4], 1))
+
+
+class _Odd(Exception):
+    """Like many of libraries: made of one thing, pickled as another."""
+
+    def __init__(self, number: int, other: int):
+        super().__init__(f"no way to pickle {number}")
+        self.line = lambda: other
+
+
+def _diverges(job: int) -> None:
+    if job == 4:
+        raise _Odd(job, 1)
+    raise Diverged(job, "the loss", "so far")
 
 
 def test_commands_do_not_tell_where_the_data_are() -> None:

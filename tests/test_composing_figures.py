@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.composing import smoothing
 from benchmarks.composing.figures import __main__ as command
 from benchmarks.composing.figures import bump, completions, sensing, sigma, uncertainty
 from benchmarks.composing.run import result_path
@@ -110,9 +109,11 @@ def test_sensing_shows_the_mean_over_images_of_every_number_of_measurements(tmp_
     for m, shift in ((25, 0.0), (250, 6.0)):
         values = {i: {"psnr": 20 + shift + i, "psnr_mean": 22 + shift + i} for i in range(3)}
         _rows(tmp_path, f"faces-cs-{m}", "svi", values | {3: {"failed": "step 3"}})
-    found = sensing.points(tmp_path, "svi", "psnr_mean")
-    assert {m: v.value for m, v in found.items()} == {25: 23.0, 250: 29.0}
     assert sensing.points(tmp_path, "csgm", "psnr") == {}
+    _rows(tmp_path, "faces-cs-250", "csgm", {0: {"psnr": 25.0}, 5: {"psnr": 99.0}})
+    found = sensing.points(tmp_path, "svi", "psnr_mean")
+    assert {m: v.value for m, v in found.items()} == {25: 23.0, 250: 28.0}  # at 250 both have image 0 alone
+    assert sensing.points(tmp_path, "csgm", "psnr")[250].value == 25.0
     _drawn(_figure(4, tmp_path))
 
 
@@ -125,7 +126,7 @@ def test_figures_7_and_8_show_what_smoothing_left(tmp_path: Path, grids: list[An
             scores = {"observed": 0.01 * scale, "squared_error": 30.0, "perceptual": 1.0, "energy_score": 3.0 + image}
             rows.append({"variant": variant, "scale": scale, "image": image, **scores})
     save_arrays(tmp_path / "smoothing.draws.npz", arrays)
-    (tmp_path / "smoothing.json").write_text(json.dumps({"summary": smoothing.summarise(rows)}))
+    (tmp_path / "smoothing.json").write_text(json.dumps({"rows": rows}))
     _drawn(_figure(7, tmp_path))
     _drawn(_figure(8, tmp_path))
     ((columns, shown, _),) = grids

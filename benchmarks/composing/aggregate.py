@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,14 @@ def columns_of(rows: list[Row]) -> dict[str, Interval]:
     return {name: mean_interval(values) for name, values in found.items() if values}
 
 
-def summary(path: Path, case: Case, out: Path) -> dict[str, Any] | None:
-    """All cells of one method on one case, JSON-ready; None where it was never run.
+def common_images(paths: Iterable[Path]) -> set[int] | None:
+    """The images that every one of the files has a row of, diverged or not; None where there are no files."""
+    done = [{row["image"] for row in found["rows"]} for path in paths if (found := read_rows(path)) is not None]
+    return set.intersection(*done) if done else None
+
+
+def summary(path: Path, case: Case, out: Path, only: set[int] | None = None) -> dict[str, Any] | None:
+    """All cells of one method on one case, of all images or of those in ``only``, JSON-ready; None where it was never run.
 
     ``images`` and ``planned`` count images, ``failed`` those on which it diverged, ``frechet`` and ``inception_type`` are of all
     draws together.
@@ -61,7 +68,8 @@ def summary(path: Path, case: Case, out: Path) -> dict[str, Any] | None:
     found = read_rows(path)
     if found is None:
         return None
-    rows = [row for row in found["rows"] if "failed" not in row]
+    taken = [row for row in found["rows"] if only is None or row["image"] in only]
+    rows = [row for row in taken if "failed" not in row]
     cells = {name: asdict(interval) for name, interval in columns_of(rows).items()}
     real = out / "reference" / found["reference"]
     cells |= {name: asdict(interval) for name, interval in _set_scores(path, case, rows, real).items()}
@@ -69,7 +77,7 @@ def summary(path: Path, case: Case, out: Path) -> dict[str, Any] | None:
     return {
         "images": len(rows),
         "planned": max(case.images, found["images"]) if found["budget"] == "equal" else found["images"],
-        "failed": len(found["rows"]) - len(rows),
+        "failed": len(taken) - len(rows),
         "draws": draws,
         "mean_of": rows[0]["mean_of"] if rows else None,
         "frechet_of_real_images": floor(Reference.load(real), len(rows) * draws) if real.is_file() else None,

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import flowinv
-from benchmarks.command import command_of
+from benchmarks.command import command_of, in_one_line
 from benchmarks.composing.cases import case_named
 from benchmarks.composing.run import RESULTS
 from benchmarks.machine import machine
@@ -58,6 +58,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.rounds < 2:
         parser.error("--rounds must be at least 2")
+    with in_one_line(parser):
+        _run(options, command_of("benchmarks.composing.avi_speed", arguments))
+
+
+def _run(options: argparse.Namespace, command: str) -> None:
     case = case_named(options.case)
     prior = flowinv.load_prior(options.prior or case.dataset.prior)
     truths = prior.sample(max(options.batches), keyed_generator(95)).clamp(*prior.support)
@@ -85,7 +90,6 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{threads} thread(s)  {networks:9s} {what:22s} {middle:.2f} ms per draw ({low:.2f} - {high:.2f})",
                 flush=True,
             )
-    command = command_of("benchmarks.composing.avi_speed", arguments)
     about = {"command": command, "machine": machine(), "trained": trained, "rounds": options.rounds, "rows": rows}
     options.out.mkdir(parents=True, exist_ok=True)
     write_text(options.out / "avi_speed.json", json.dumps(about, indent=1) + "\n")

@@ -88,13 +88,20 @@ def _serve(function: Callable[[J], R], line: Connection, threads: int, nice: int
     try:
         while True:
             job = pickle.loads(line.recv_bytes())
-            try:
-                answer: tuple[bool, Any] = (True, function(job))
-            except Exception as error:  # raised again where the job came from
-                answer = (False, error)
-            line.send_bytes(pickle.dumps(answer))
+            line.send_bytes(_answered(function, job))
     except (EOFError, OSError, KeyboardInterrupt):
         return
+
+
+def _answered(function: Callable[[J], R], job: J) -> bytes:
+    """The result, or what is to be raised again where the job came from, an exception that does not pickle by its text."""
+    try:
+        return pickle.dumps((True, function(job)))
+    except Exception as error:
+        try:
+            return pickle.dumps((False, error))
+        except Exception:
+            return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
 
 
 class _sigterm_as_interrupt:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.command import command_of
+from benchmarks.command import command_of, in_one_line
 from benchmarks.composing.bootstrap import mean_interval
 from benchmarks.composing.cases import CASES, truth_of
 from benchmarks.composing.data import load, order
@@ -168,6 +168,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    with in_one_line(parser):
+        _run(options, command_of("benchmarks.composing.ideal", arguments))
+
+
+def _run(options: argparse.Namespace, command: str) -> None:
     case, settings = CASES[CASE], RegressionSettings(epochs=options.epochs)
     images = load(case.dataset, options.data, options.prior)
     train_on, validation, test = (
@@ -176,7 +181,6 @@ def main(arguments: list[str] | None = None) -> None:
     train_on = train_on[: options.few or len(train_on)]
     started = time.perf_counter()
     network, history = train(train_on, validation, settings)
-    command = command_of("benchmarks.composing.ideal", arguments)
     found = {
         "command": command,
         "machine": machine(),

@@ -1,7 +1,7 @@
 """The solvers that are compared, their budgets and settings, and how each is asked for draws.
 
-Budget "equal": at most 1,000 prior passes for every chain or point, and 5,000 draw-steps for every fit (its draws share them);
-rates as tuned on validation images (``tune.py``, ``tuned.json``). Budget "paper": lengths, rates, draws per step and
+Budget "equal": at most 1,000 prior passes for every chain or point, and 5,000 draw-steps for every fit, its draws aside; rates as
+tuned on validation images (``tune.py``, ``tuned.json``). Budget "paper": lengths, rates, draws per step and
 architectures of the paper's appendix C, nothing tuned; what the paper has no figures for (mala, hmc) gets chains as long as its
 LMC. Networks run in bfloat16 in methods that are not exact anyway, unless ``precision`` is float32.
 """

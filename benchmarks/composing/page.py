@@ -34,10 +34,10 @@ PROTOCOL = """## How it was measured
   step sizes were chosen on validation images by the energy score (`benchmarks/composing/tuned.json`).
 - **Observations.** y = A(x) exactly, and sigma only smooths, as in the paper: .1 for digits, .05 for colour. Every method sees
   the same y. Colour images have 5 bits. Random masks and matrices are drawn anew for each image.
-- **Budget.** "Equal" is at most 1,000 prior passes for every chain or point and 5,000 draws of every fit; "paper" is the
-  paper's lengths, rates and architectures, on ten images. Amortized inference pays beforehand, in training. A Laplace start
-  counts a pass for each measured element. Networks of SVI, LMC, CSGM and IvOM run in bfloat16 while stepping, those of Ambient
-  VI and of the exact chains in float32, which costs these up to twice the seconds.
+- **Budget.** "Equal" is at most 1,000 prior passes for every chain or point and 5,000 of every fit, the draws that are kept
+  aside; "paper" is the paper's lengths, rates and architectures, on ten images. Amortized inference pays beforehand, in
+  training. A Laplace start counts a pass for each measured element. Networks of SVI, LMC, CSGM and IvOM run in bfloat16 while
+  stepping, those of Ambient VI and of the exact chains in float32, which costs these up to twice the seconds.
 - **Seconds** are those of one processor thread, and of the wall beside them, of images solved in batches of the size that the
   method was given most often: chains and points by tens, fits by fours, amortized ones alone. The rest of a method's images
   count for its scores only.
@@ -58,8 +58,8 @@ PROTOCOL = """## How it was measured
 """
 
 
-def page(found: dict[str, Cells], studies: dict[str, Any], before: str | None, figures: list[str]) -> str:
-    """The page in Markdown; ``before`` is the page as it was, whose findings are kept."""
+def page(found: dict[str, Cells], studies: dict[str, Any], before: str | None, figures: list[str]) -> list[str]:
+    """The page's parts in Markdown; ``before`` is the page as it was, whose findings are kept."""
     parts = [INTRODUCTION, findings(before), PROTOCOL.format(distance=_judge(found, 0), features=_judge(found, 1))]
     for name, case in CASES.items():
         if case.measurements is None and (name in ALWAYS or name in found):
@@ -69,7 +69,7 @@ def page(found: dict[str, Cells], studies: dict[str, Any], before: str | None, f
     parts += study_sections(studies, found)
     if figures:
         parts.append("## Figures\n\n" + "\n".join(f"![{name}](composing/{name})\n" for name in figures))
-    return "\n".join(part.rstrip() + "\n" for part in parts if part)
+    return parts
 
 
 def findings(before: str | None) -> str:
@@ -212,10 +212,10 @@ def sensing_section(found: dict[str, Cells]) -> str:
     head = ["measurements of 3072", "images", *(f"{METHODS[n].label}{what}" for n in names for what in ("", ", mean"))]
     rows = []
     for m, entry in entries.items():
-        counts = sorted({cells["images"] for cells in entry.values()})
-        row = [str(m), " to ".join(map(str, counts[:: max(1, len(counts) - 1)]))]
+        row = [str(m), str(max(cells["images"] for cells in entry.values()))]
         rows.append(row + [cell(entry.get(name), column) for name in names for column in ("psnr", "psnr_mean")])
-    text = "## Compressed sensing of faces (figure 4)\n\nPSNR in dB of single draws or points and of their mean, sigma .05: "
+    text = "## Compressed sensing of faces (figure 4)\n\nPSNR in dB of single draws or points and of their mean, sigma .05, "
+    text += "over the images that all were run on; "
     means = {name: max(e[name]["mean_of"] or 0 for e in entries.values() if name in e) for name in names}
     text += "the mean is over " + ", ".join(f"{n} ({METHODS[name].label})" for name, n in means.items()) + ".\n\n"
     return text + markdown.table(head, rows)

@@ -89,6 +89,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--restart", action="store_true", help="throw rows with other settings away")
     common(parser)
     options = parser.parse_args(arguments)
+    for name in ("images", "draws", "together", "shrink"):
+        if (given := getattr(options, name)) is not None and given < 1:
+            parser.error(f"--{name} must be at least 1, got {given}")
     with in_one_line(parser):
         methods = list(dict.fromkeys(method_named(name) for name in options.methods))
         case = case_named(options.case)

@@ -33,7 +33,7 @@ from benchmarks.composing.store import dump
 from benchmarks.machine import machine
 from flowinv.families import Family
 from flowinv.randomness import keyed_generator
-from flowinv.solvers import Amortizer, VariationalSettings, VariationalSolver, find_amortizer
+from flowinv.solvers import Amortizer, Diverged, VariationalSettings, VariationalSolver, find_amortizer
 from flowinv.store import write_text
 
 LENGTHS = (0, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000)
@@ -58,7 +58,14 @@ class SemiJob:
 
 
 def solve_semi(job: SemiJob) -> dict[str, Any]:
-    """The ELBO from scratch, and for each start the ELBO of every length that was tried."""
+    """The ELBO from scratch, and for each start the ELBO of every length that was tried; a fit that diverged ends the row."""
+    try:
+        return _solve(job)
+    except Diverged as error:
+        return {"image": job.index, "failed": str(error).splitlines()[0]}
+
+
+def _solve(job: SemiJob) -> dict[str, Any]:
     prior = flowinv.load_prior(job.prior)
     problem = job.case.problem(prior, job.truth, job.index)
     amortizer = Amortizer.load(job.amortizer) if job.amortizer is not None else find_amortizer(problem)

@@ -12,10 +12,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks.composing.aggregate import summary
+from benchmarks.composing import semi, smoothing
+from benchmarks.composing.aggregate import common_images, summary
 from benchmarks.composing.cases import CASES
 from benchmarks.composing.methods import METHODS
-from benchmarks.composing.page import page, read_page
+from benchmarks.composing.page import page, read_page, write_page
 from benchmarks.composing.run import RESULTS, result_path
 from benchmarks.composing.store import read_rows
 from flowinv.store import to_json, write_text
@@ -29,14 +30,33 @@ def tables(out: Path) -> Tables:
     found: Tables = {}
     for case in CASES.values():
         entry = {}
+        # in compressed sensing, methods stand side by side in a row of their own
+        paths = [result_path(out, case.name, method) for method in METHODS]
+        only = common_images(paths) if case.measurements is not None else None
         for budget in ("equal", "paper"):
             for method in METHODS:
-                cells = summary(result_path(out, case.name, method, budget), case, out)
+                cells = summary(result_path(out, case.name, method, budget), case, out, only)
                 if cells is not None:
                     entry[method if budget == "equal" else f"{method}-paper"] = cells
         if entry:
             found[case.name] = entry
     return found
+
+
+def studies(out: Path) -> dict[str, Any]:
+    """The studies' files, with summaries made anew from their rows."""
+    found = {name: read_rows(out / f"{name}.json") for name in STUDIES}
+    if (smoothed := found["smoothing"]) is not None:
+        smoothed["summary"] = smoothing.summarise(smoothed["rows"])
+    if (started := found["semi"]) is not None:
+        started["variants"] = semi.summarise(started["rows"], started["settings"]["lengths"][-1])
+    return found
+
+
+def write(path: Path, found: Tables, out: Path) -> None:
+    """The page, whose figures are in a folder of its name."""
+    figures = sorted(picture.name for picture in path.with_suffix("").glob("figure-*.png"))
+    write_page(path, page(found, studies(out), read_page(path), figures))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -45,13 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--page", type=Path, default=Path("docs/benchmarks/composing.md"))
     options = parser.parse_args(arguments)
     found = tables(options.out)
-    studies = {name: read_rows(options.out / f"{name}.json") for name in STUDIES}
     write_text(options.out / "tables.json", to_json(found))
-    options.page.parent.mkdir(parents=True, exist_ok=True)
-    before = read_page(options.page)
-    figures = options.page.parent / "composing"
-    write_text(options.page, page(found, studies, before, sorted(path.name for path in figures.glob("figure-*.png"))))
-    print(f"{sum(map(len, found.values()))} methods in {len(found)} cases; written to {options.page}")
+    write(options.page, found, options.out)
+    print(f"{sum(map(len, found.values()))} methods in {len(found)} cases")
 
 
 if __name__ == "__main__":

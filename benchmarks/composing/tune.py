@@ -37,7 +37,8 @@ from flowinv.store import write_text
 Grid = dict[str, tuple[Any, ...]]
 GRIDS: dict[str, Grid | tuple[Grid, ...]] = {
     "svi": (
-        {"learning_rate": (1e-2, 2e-2), "start": ("prior", "laplace")},
+        {"learning_rate": (1e-2, 2e-2, 4e-2, 8e-2), "start": ("prior",)},
+        {"learning_rate": (1e-2, 2e-2), "start": ("laplace",)},
         {"learning_rate": (1e-2, 2e-2), "start": ("laplace",), "start_steps": (1000,)},
     ),
     "semi-amortized": {"learning_rate": (3e-3, 1e-2, 2e-2)},
@@ -67,7 +68,8 @@ def best(rows: Iterable[Row], images: int) -> tuple[dict[str, Any], float] | Non
     """The changes with the least mean score among those tried on all images; None where there are none."""
     by_changes: dict[str, list[Row]] = {}
     for row in rows:
-        by_changes.setdefault(json.dumps(row["changes"]), []).append(row)
+        if row["image"] < images:
+            by_changes.setdefault(json.dumps(row["changes"]), []).append(row)
     scores = {
         key: sum(row[CRITERION] for row in found) / len(found)
         for key, found in by_changes.items()
@@ -109,7 +111,8 @@ def _tune(case: Case, methods: list[str], options: argparse.Namespace, command: 
     for method in methods:
         if method not in GRIDS or not applies(method, case):
             continue
-        if method in AMORTIZED and amortizer_name(options.amortizer, case, prior, images) is None:
+        amortizer = amortizer_name(options.amortizer, case, prior, images) if method in AMORTIZED else None
+        if method in AMORTIZED and amortizer is None:
             print(f"{method}: no amortizer for {case.name}")
             continue
         jobs, changes = [], {}
@@ -118,7 +121,10 @@ def _tune(case: Case, methods: list[str], options: argparse.Namespace, command: 
         few = replace(case, images=options.images)
         for changed in tried(method):
             settings = settings_of(method, case, shrink=options.shrink, changes=changed)
-            key = _key(method, describe(settings))
+            rests_on = (
+                {"through": describe(first)} if first is not None else {"amortizer": amortizer} if amortizer else {}
+            )
+            key = _key(method, describe(settings) | rests_on)
             changes[key] = changed
             missing = [i for i in range(options.images) if (key, i) not in done]
             for group in together(missing, METHODS[method].together):
@@ -138,7 +144,7 @@ def _tune(case: Case, methods: list[str], options: argparse.Namespace, command: 
             for row in found_rows:
                 score = row.get(CRITERION, row.get("failed"))
                 print(f"{case.name} {method} {changes[key]} image {row['image']}: {score}", flush=True)
-        found = best([row for row in rows if row["method"] == method], options.images)
+        found = best([row for row in rows if _key(row["method"], row["solver"]) in changes], options.images)
         if found is not None:
             _write(options.tuned, case.name, method, *found, images=options.images)
             print(f"{case.name} {method}: {found[0]} with {CRITERION} {found[1]:.4g}")

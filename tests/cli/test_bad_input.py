@@ -79,6 +79,12 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     (("amortize", "in/amortize-flat.toml", "--out", "out"), r"has 1 after 0 squeezes: set squeezes to 1 or more"),
     (("amortize", "in/amortize-beta.toml", "--out", "out"), "beta and weights belong to a distance"),
     ((*IMAGE, "--steps", 20, "--task", "superres", "--solver", "pl-mcmc"), "mask"),
+    (("amortize", "in/amortize-text.toml", "--out", "out"), "options are a table of the task's, got 'x'"),
+    (
+        ("amortize", "in/amortize-sigma.toml", "--out", "out"),
+        "the task has no option 'sigma'; sigma stands beside the task",
+    ),
+    (("amortize", "in/amortize-seed.toml", "--out", "out"), r"seed must lie in \[0, 2\^63\), got -3"),
     (("amortize", "in/nothing.toml", "--out", "out"), "no such config: in/nothing.toml"),
     (("amortize", "in/train.toml", "--out", "out"), "needs prior = a name"),
     (("amortize", "in/amortize.toml", "--out", "in/full"), "in/full is not empty and holds no run to go on with"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.composing.aggregate import column
+from benchmarks.composing.aggregate import column, common_images
 from benchmarks.composing.bootstrap import Interval, mean_interval
 from benchmarks.composing.cases import MEASUREMENTS
 from benchmarks.composing.figures.canvas import BLUE, GREEN, ORANGE, PURPLE, RED, canvas, save, tidy
+from benchmarks.composing.methods import METHODS
 from benchmarks.composing.run import result_path
 from benchmarks.composing.store import read_rows
 
@@ -24,11 +25,12 @@ CURVES = (
 
 
 def points(out: Path, method: str, name: str) -> dict[int, Interval]:
-    """PSNR by number of measurements."""
+    """PSNR by number of measurements, over the images that every method was run on."""
     found = {}
     for m in MEASUREMENTS:
+        only = common_images(result_path(out, f"faces-cs-{m}", other) for other in METHODS) or set()
         stored = read_rows(result_path(out, f"faces-cs-{m}", method))
-        values = column(stored["rows"], name) if stored is not None else []
+        values = column([r for r in stored["rows"] if r["image"] in only], name) if stored is not None else []
         if values:
             found[m] = mean_interval(values)
     return found

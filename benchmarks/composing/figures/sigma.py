@@ -65,7 +65,7 @@ def figure_8(options: argparse.Namespace) -> Path:
     path = options.out / "smoothing.json"
     if not path.is_file():
         raise FileNotFoundError(f"no {path}: give --data, or run python -m benchmarks.composing.smoothing")
-    summary = json.loads(path.read_text(encoding="utf-8"))["summary"]
+    summary = smoothing.summarise(json.loads(path.read_text(encoding="utf-8"))["rows"])
     figure = canvas(10.5, 3.6)
     axes = figure.subplots(1, 3)
     panels = (("observed", "mean squared error, observed half"), ("perceptual", "perceptual distance to the truth"))

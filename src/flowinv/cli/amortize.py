@@ -40,10 +40,15 @@ def amortize(
     folder, checkpoint = run_folder(out, "amortizer")
     chosen: dict[str, Any] = {k: v for k, v in values.items() if k not in _KEYS}
     settings = settings_for("avi", values.get("preset"), **chosen)
+    options = values.get("options", {})
+    if not isinstance(options, dict):
+        raise ValueError(f"{config}: options are a table of the task's, got {options!r}")
+    if wrong := [name for name in ("sigma", "likelihood") if name in options]:
+        raise ValueError(f"{config}: the task has no option {wrong[0]!r}; {wrong[0]} stands beside the task")
     prior = load_prior(values["prior"])
     kind, beta = values.get("likelihood", "gaussian"), values.get("beta")
     noise = named_likelihood(kind, values.get("sigma", 0.1), beta, values.get("weights"))
-    task = named_task(values["task"], prior.shape, likelihood=noise, **values.get("options", {}))
+    task = named_task(values["task"], prior.shape, likelihood=noise, **options)
     trainer = AmortizedTrainer(prior, task, settings)
     amortizer = run_training(trainer, checkpoint, lambda p: f"{p.label} {p.value:.1f}", stop_after)
     if amortizer is None:

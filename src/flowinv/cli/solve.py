@@ -66,7 +66,9 @@ def solve(
     amortizer: Annotated[
         Path | None, typer.Option(help="For avi and semi-amortized: what `flowinv amortize` wrote.")
     ] = None,
-    draws: Annotated[int, typer.Option(min=2, help="Draws in summary, figure and report.")] = 512,
+    draws: Annotated[
+        int, typer.Option(min=2, help="Draws in summary, figure and report, of solvers that give a posterior.")
+    ] = 512,
     bf16: Annotated[bool, typer.Option("--bf16", help="Run the prior's networks in bfloat16 while fitting.")] = False,
     fit: Annotated[bool, typer.Option("--fit", help="Resize --image to the prior's size.")] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of noise, fit and draws.")] = 0,
@@ -127,8 +129,9 @@ def solve(
     problem = InverseProblem(flow, chosen.operator, noise, y)
     chosen_preset = preset or preset_for(solver, task, problem)
     settings = settings_for(solver, chosen_preset, seed=seed, **changes)
-    if truth is not None and info.engine == "optimization" and not info.uses_likelihood and not noiseless:
-        typer.echo(_blind_to_noise(solver, settings, None if weight is not None else chosen_preset, sigma))
+    if info.engine == "optimization" and not info.uses_likelihood and not noiseless:
+        noisy = f"noise of {sigma:g} is in y, " if truth is not None else ""
+        typer.echo(_blind_to_noise(solver, settings, None if weight is not None else chosen_preset, noisy))
     if solver in USE_AMORTIZER:
         trained = trained or find_amortizer(problem)
         if trained is None:
@@ -144,10 +147,10 @@ def solve(
     solve_into(out, solver, problem, settings, draws, truth, about, overwrite, title, trained)
 
 
-def _blind_to_noise(solver: str, settings: Any, preset: str | None, sigma: float) -> str:
-    """What to say where noise is added that the solver is not told of; ``preset`` is None where the weight was given."""
+def _blind_to_noise(solver: str, settings: Any, preset: str | None, noisy: str) -> str:
+    """What to say where the solver is not told of the noise scale; ``preset`` is None where the weight was given."""
     exact = preset is not None and any(kind in preset for kind in ("deblur", "inpaint", "colorize"))
-    return f"{solver} does not see sigma: noise of {sigma:g} is in y, the penalty's weight is {settings.weight:g}" + (
+    return f"{solver} does not see sigma: {noisy}the penalty's weight is {settings.weight:g}" + (
         ", chosen for exact measurements (--noiseless)" if exact else ""
     )
 

@@ -43,13 +43,14 @@ def enough_height(
 ) -> float:
     r"""An M at which a draw of x given y = M misses the cubes around satisfying assignments with odds below ``failure``.
 
-    .. math:: M^2 = (1 + \sigma^2) \tfrac83 [d \log(m / (.242\, \epsilon^2)) + \log(1 / \eta)]
+    .. math:: M^2 = (1 + \sigma^2) \tfrac83 [d \log(m / (.2419\, \epsilon^2)) + \log(1 / \eta)]
 
-    From P(x within eps^2 / 2m of a) >= (.242 eps^2 / m)^d, f_M >= M / 2 there, and f_M = 0 outside of the cubes.
+    From P(x within eps^2 / 2m of a) >= (.2419 eps^2 / m)^d, f_M >= M / 2 there, and f_M = 0 outside of the cubes. (The paper's
+    .242 is the density of N(0, 1) at 1 rounded up.)
     """
     if not 0 < failure < 1:
         raise ValueError(f"failure is a probability in (0, 1), got {failure}")
-    nats = variables * math.log(clauses / (0.242 * margin**2)) - math.log(failure)
+    nats = variables * math.log(clauses / (0.2419 * margin**2)) - math.log(failure)
     return math.sqrt((1 + sigma**2) * 8 / 3 * nats)
 
 

@@ -69,6 +69,8 @@ class AmortizedSettings:
         check_positive(self, what, *counted, "learning_rate", "clip")
         if self.squeezes < 0 or self.warmup < 0:
             raise ValueError(f"{what}s squeezes and warmup are at least 0, got {self.squeezes} and {self.warmup}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"amortizer setting seed must lie in [0, 2^63), got {self.seed}")
         if not 0 <= self.average < 1:
             raise ValueError(f"amortizer setting average must lie in [0, 1), got {self.average!r}")
 

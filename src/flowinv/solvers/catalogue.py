@@ -60,7 +60,7 @@ SOLVERS: dict[str, SolverInfo] = {
         ),
         _POSTERIOR,
         "5,000 prior passes with gradient for each observation, then one per draw",
-        "by default: the composed flow, the best picture of the posterior for its cost",
+        "by default: the composed flow; draws near the truth, a density and a bound on the evidence",
     ),
     "avi": SolverInfo(
         "amortized",

@@ -30,12 +30,13 @@ class Diverged(RuntimeError):
     """A term of the objective left the finite numbers; ``result`` holds the last good state, None where there was none."""
 
     def __init__(self, step: int, term: str, result: Any, advice: str = "Lower the learning rate"):
-        if result is None:
-            what_next = " at the start: check y and the operator"
-        else:
-            what_next = f"; the state before it is kept. {advice}, or check y and the operator"
-        super().__init__(f"step {step}: {term} is not finite{what_next}")
-        self.step, self.term, self.result = step, term, result
+        what_next = " at the start: check" if result is None else f". {advice}, or check"
+        super().__init__(f"step {step}: {term} is not finite{what_next} y and the operator")
+        self.step, self.term, self.result, self.advice = step, term, result, advice
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with its result, as exceptions are not by themselves."""
+        return type(self), (self.step, self.term, self.result, self.advice)
 
 
 def preset_or_settings(given: S | str, presets: Mapping[str, S]) -> S:

@@ -321,7 +321,7 @@ class Sampler:
 
     over the latent (``LatentTarget``), over the noise of a fitted flow (``NoiseTarget``), or PL-MCMC's potential of the noise-free
     conditional (``ProjectedTarget``). Chains of all observations move together, one call of the prior for all of them; an
-    observation's random numbers are its own, so that it is sampled as it would be alone. ``hmc``, ``mala`` and ``pl-mcmc`` leave
+    observation's random numbers are its own: those of its place among them. ``hmc``, ``mala`` and ``pl-mcmc`` leave
     their target exactly invariant, ``lmc`` does not; whether they have reached it is what ``posterior.rhat`` and ``.ess`` tell.
 
     Exact kernels reject proposals at which the potential is not finite; ``lmc`` raises ``Diverged``.
@@ -360,8 +360,6 @@ class Sampler:
         return run.posterior()
 
     def _check(self, problem: InverseProblem, through: FlowPosterior | None) -> None:
-        if not isinstance(problem, InverseProblem):
-            raise TypeError(f"problem must be an InverseProblem, got {type(problem).__name__}")
         if through is None:
             if self.settings.needs_flow:
                 raise ValueError("these settings need a flow posterior: solve(problem, through=posterior)")

@@ -79,7 +79,8 @@ def data_fit(problem: Any, draws: Source, generator: torch.Generator | None = No
     if replicas:
         replica = torch.cat(replicas)
         worse = replica >= value if has_std else replica <= value
-        expected, spread, p_value = replica.mean(0), replica.std(0), worse.double().mean(0)
+        expected, p_value = replica.mean(0), worse.double().mean(0)
+        spread = replica.std(0) if len(replica) > 1 else torch.full_like(expected, torch.nan)
     elif has_std:
         expected, spread = torch.ones_like(value[0]), (2 / count.double()).sqrt()
     name = "chi-squared" if has_std else "log-likelihood"
