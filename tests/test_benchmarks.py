@@ -16,7 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.command import command_of
-from benchmarks.composing import ideal, page, run, semi, smoothing, tables, tune
+from benchmarks.composing import aggregate, ideal, page, run, semi, smoothing, tables, tune
 from benchmarks.composing.bootstrap import indices, mean_interval, number
 from benchmarks.composing.cases import CASES, RANDOM_OPERATORS, case_named, measured_elements, truth_of
 from benchmarks.composing.crew import in_processes
@@ -27,7 +27,7 @@ from benchmarks.composing.methods import METHODS, PASSES, applies, settings_of, 
 from benchmarks.composing.perception import Perception, Reference
 from benchmarks.composing.picture import UNSEEN, measurement
 from benchmarks.composing.run import RESULTS
-from benchmarks.composing.scores import floor, frechet, inception_type
+from benchmarks.composing.scores import floor, frechet, frechet_difference, inception_type
 from benchmarks.composing.store import Store, read_draws, read_features
 from flowinv import Affine, Flow, Gaussian, InverseProblem, Mask
 from flowinv.randomness import keyed_generator
@@ -491,6 +491,32 @@ def test_the_page_tells_what_is_missing_and_keeps_what_was_written_by_hand() -> 
     assert "| LMC | not run |" in text and "5.15, 22.13, 0.076" in text and "composing/figure-9.png" in text
     assert "of real images" in text and "wall seconds" in text
     assert page.OPEN in "".join(page.page({}, {}, None, []))
+
+
+def test_differences_are_taken_image_by_image(tmp_path: Path) -> None:
+    names = ("squared_error", "squared_error_mean", "perceptual", "energy_score", "psnr", "psnr_mean")
+    for method, images, shift in (("svi", range(6), 0.0), ("lmc", (1, 2, 4, 7), 3.0)):
+        store = Store(tmp_path / f"{method}.json", {})
+        for i in images:  # images differ by far more than methods do
+            store.add({"image": i, **{name: 100.0 * i + shift for name in names}}, None, None)
+        store.write({"reference": "none.npz"})
+    found = aggregate.paired(tmp_path / "lmc.json", tmp_path / "svi.json", tmp_path)
+    assert {v.count for v in found.values()} == {3} and set(found) == {*names[:4], "psnr_of_mean"}
+    assert all((found[name].low, found[name].high) == (3.0, 3.0) for name in names[:4])
+    assert found["psnr_of_mean"].value == -3.0
+    assert aggregate.paired(tmp_path / "hmc.json", tmp_path / "svi.json", tmp_path) == {}
+
+
+def test_the_difference_of_frechet_distances_is_paired() -> None:
+    """Two methods with the same draws do not differ, however much images do; a shift of one is seen."""
+    generator = keyed_generator(31)
+    draws = torch.randn(40, 4, 3, generator=generator) + 3 * torch.randn(40, 1, 3, generator=generator)
+    flat = draws.flatten(0, 1).double()
+    reference = Reference(torch.eye(3), flat.mean(0), flat.T.cov(), flat[:8].float())
+    same = frechet_difference(draws, draws, reference)
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    shifted = frechet_difference(draws + 2.0, draws, reference)
+    assert shifted.value == pytest.approx(12.0, rel=1e-3) and shifted.low > 0
 
 
 def test_sensing_tells_of_means_and_images() -> None:

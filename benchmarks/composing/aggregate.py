@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.composing.bootstrap import Interval, mean_interval
 from benchmarks.composing.cases import Case
 from benchmarks.composing.perception import Reference
-from benchmarks.composing.scores import floor, frechet, inception_type
+from benchmarks.composing.scores import floor, frechet, frechet_difference, inception_type
 from benchmarks.composing.store import Row, read_features, read_rows
 from flowinv.metrics import DigitClassifier
 
@@ -37,6 +38,7 @@ COLUMNS = (
     "rhat",
     "passes",
 )
+PAIRED = ("squared_error", "squared_error_mean", "perceptual", "energy_score")
 TIMES = ("seconds", "cpu_seconds", "seconds_per_draw")
 
 
@@ -57,6 +59,42 @@ def common_images(paths: Iterable[Path]) -> set[int] | None:
     """The images that every one of the files has a row of, diverged or not; None where there are no files."""
     done = [{row["image"] for row in found["rows"]} for path in paths if (found := read_rows(path)) is not None]
     return set.intersection(*done) if done else None
+
+
+def paired(path: Path, base: Path, references: Path) -> dict[str, Interval]:
+    """What a method's scores exceed those of another by, on the images that both have: what images differ in cancels.
+
+    ``psnr_of_mean`` is the PSNR of the other's mean less that of this one's single draws.
+    """
+    mine, theirs = (_by_image(p) for p in (path, base))
+    both = sorted(set(mine) & set(theirs))
+    found = {
+        name: mean_interval([mine[i][name] - theirs[i][name] for i in both])
+        for name in PAIRED
+        if both and all(rows[i].get(name) is not None for rows in (mine, theirs) for i in both)
+    }
+    if not both:
+        return {}
+    found["psnr_of_mean"] = mean_interval([theirs[i]["psnr_mean"] - mine[i]["psnr"] for i in both])
+    stored = read_rows(path)
+    first, second = _features(path, both), _features(base, both)
+    if stored is not None and first is not None and second is not None:
+        found["frechet"] = frechet_difference(first, second, Reference.load(references / stored["reference"]))
+    return found
+
+
+def _by_image(path: Path) -> dict[int, Row]:
+    found = read_rows(path)
+    return {} if found is None else {row["image"]: row for row in found["rows"] if "failed" not in row}
+
+
+def _features(path: Path, images: list[int]) -> Tensor | None:
+    """Features of all draws (N, S, K) of some images, in their order."""
+    stored = read_features(path)
+    if stored is None:
+        return None
+    places = {image: i for i, image in enumerate(stored[0].tolist())}
+    return torch.from_numpy(stored[1][[places[i] for i in images]]).float() if images else None
 
 
 def summary(path: Path, case: Case, out: Path, only: set[int] | None = None) -> dict[str, Any] | None:
@@ -90,12 +128,9 @@ def summary(path: Path, case: Case, out: Path, only: set[int] | None = None) -> 
 
 
 def _set_scores(path: Path, case: Case, rows: list[Row], real: Path) -> dict[str, Interval]:
-    stored = read_features(path)
-    if stored is None or not real.is_file() or not rows:
+    kept = _features(path, sorted(row["image"] for row in rows))
+    if kept is None or not real.is_file():
         return {}
-    images, features = stored
-    wanted = {row["image"] for row in rows}
-    kept = torch.from_numpy(features[[i in wanted for i in images.tolist()]]).float()
     found = {"frechet": frechet(kept, Reference.load(real))}
     if case.data == "mnist":
         head = DigitClassifier.shipped().head

@@ -127,7 +127,7 @@ def case_section(case: Case, entry: Cells) -> str:
     names = [name for name in METHODS if applies(name, case)] + [name for name in entry if name.endswith("-paper")]
     text = f"## {TITLES.get(case.name, case.name)}\n\n`{case.name}`, sigma {case.sigma:g}, {case.draws} draws of each image.\n\n"
     text += quality(case, entry, names)
-    return text + "\n" + costs(entry) if entry else text
+    return text + "\n" + differences(entry) + "\n" + costs(entry) if entry else text
 
 
 def quality(case: Case, entry: Cells, names: list[str]) -> str:
@@ -161,6 +161,21 @@ def _floor(cells: Cells | None) -> str:
     """The Fréchet distance of as many real images as there are draws."""
     least = cells["frechet_of_real_images"] if cells else None
     return markdown.NONE if least is None or math.isnan(least) else number(least)
+
+
+def differences(entry: Cells) -> str:
+    """By how much each method exceeds SVI, on the images that both were run on."""
+    columns = {"frechet": "Fréchet", "squared_error": "squared error of a draw", "squared_error_mean": "of the mean"}
+    columns |= {"perceptual": "perceptual", "energy_score": "energy score"}
+    rows = []
+    for name, cells in entry.items():
+        if found := cells.get("paired"):
+            count = str(found["squared_error"]["count"])
+            rows.append([label(name), count, *(markdown.text(found.get(column)) for column in columns)])
+    if not rows:
+        return ""
+    text = "More than SVI, image by image (95 % of paired bootstraps; where the interval holds no 0, the difference is there):\n\n"
+    return text + markdown.table(["method", "images", *columns.values()], rows)
 
 
 def costs(entry: Cells) -> str:
@@ -209,11 +224,15 @@ def sensing_section(found: dict[str, Cells]) -> str:
     names = [name for name in METHODS if any(name in entry for entry in entries.values())]
     if not entries:
         return ""
+    points = [name for name in ("csgm", "ivom") if name in names and "svi" in names]
     head = ["measurements of 3072", "images", *(f"{METHODS[n].label}{what}" for n in names for what in ("", ", mean"))]
+    head += [f"SVI's mean over a point of {METHODS[n].label}" for n in points]
     rows = []
     for m, entry in entries.items():
         row = [str(m), str(max(cells["images"] for cells in entry.values()))]
-        rows.append(row + [cell(entry.get(name), column) for name in names for column in ("psnr", "psnr_mean")])
+        row += [cell(entry.get(name), column) for name in names for column in ("psnr", "psnr_mean")]
+        leads = [(entry.get(name) or {}).get("paired", {}).get("psnr_of_mean") for name in points]
+        rows.append(row + [markdown.text(lead) for lead in leads])
     text = "## Compressed sensing of faces (figure 4)\n\nPSNR in dB of single draws or points and of their mean, sigma .05, "
     text += "over the images that all were run on; "
     means = {name: max(e[name]["mean_of"] or 0 for e in entries.values() if name in e) for name in names}

@@ -30,6 +30,17 @@ def frechet(features: Tensor, reference: Reference) -> Interval:
     return Interval(value, value - reach, value + reach, n)
 
 
+def frechet_difference(features: Tensor, others: Tensor, reference: Reference) -> Interval:
+    """By how much the Fréchet distance of features (N, S, K) exceeds that of others of the same images; interval as there."""
+    n, s, k = features.shape
+    if n < 4 or min(n * s, n * others.shape[1]) <= k:
+        return Interval(_NAN, _NAN, _NAN, n)
+    both = [(features, others), *((features[i], others[i]) for i in indices(n, RESAMPLES))]
+    found = [_frechet(a.flatten(0, 1), reference) - _frechet(b.flatten(0, 1), reference) for a, b in both]
+    reach = 1.96 * float(torch.tensor(found[1:]).std())
+    return Interval(found[0], found[0] - reach, found[0] + reach, n)
+
+
 def _frechet(features: Tensor, reference: Reference) -> float:
     return frechet_of_statistics(*statistics(features.float()), reference.mean, reference.covariance)
 

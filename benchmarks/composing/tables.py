@@ -9,11 +9,12 @@ Writes benchmarks/results/composing/tables.json and docs/benchmarks/composing.md
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.composing import semi, smoothing
-from benchmarks.composing.aggregate import common_images, summary
+from benchmarks.composing.aggregate import common_images, paired, summary
 from benchmarks.composing.cases import CASES
 from benchmarks.composing.methods import METHODS
 from benchmarks.composing.page import page, read_page, write_page
@@ -35,8 +36,11 @@ def tables(out: Path) -> Tables:
         only = common_images(paths) if case.measurements is not None else None
         for budget in ("equal", "paper"):
             for method in METHODS:
-                cells = summary(result_path(out, case.name, method, budget), case, out, only)
+                path, svi = result_path(out, case.name, method, budget), result_path(out, case.name, "svi")
+                cells = summary(path, case, out, only)
                 if cells is not None:
+                    if path != svi:
+                        cells["paired"] = {k: asdict(v) for k, v in paired(path, svi, out / "reference").items()}
                     entry[method if budget == "equal" else f"{method}-paper"] = cells
         if entry:
             found[case.name] = entry
