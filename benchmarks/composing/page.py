@@ -124,10 +124,11 @@ def label(method: str) -> str:
 
 def case_section(case: Case, entry: Cells) -> str:
     """Quality, then cost and calibration, of all methods on a case."""
-    names = [name for name in METHODS if applies(name, case)] + [name for name in entry if name.endswith("-paper")]
+    asked = [name for name in METHODS if applies(name, case) and (case.name in ALWAYS or name in entry)]
+    names = asked + [name for name in entry if name.endswith("-paper")]
     text = f"## {TITLES.get(case.name, case.name)}\n\n`{case.name}`, sigma {case.sigma:g}, {case.draws} draws of each image.\n\n"
     text += quality(case, entry, names)
-    return text + "\n" + differences(entry) + "\n" + costs(entry) if entry else text
+    return "\n".join(part for part in (text, differences(entry), costs(entry)) if part) if entry else text
 
 
 def quality(case: Case, entry: Cells, names: list[str]) -> str:
