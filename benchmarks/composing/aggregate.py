@@ -66,26 +66,23 @@ def paired(path: Path, base: Path, references: Path) -> dict[str, Interval]:
 
     ``psnr_of_mean`` is the PSNR of the other's mean less that of this one's single draws.
     """
-    mine, theirs = (_by_image(p) for p in (path, base))
+    stored, others = read_rows(path), read_rows(base)
+    if stored is None or others is None:
+        return {}
+    mine, theirs = ({row["image"]: row for row in found["rows"] if "failed" not in row} for found in (stored, others))
     both = sorted(set(mine) & set(theirs))
+    if not both:
+        return {}
     found = {
         name: mean_interval([mine[i][name] - theirs[i][name] for i in both])
         for name in PAIRED
-        if both and all(rows[i].get(name) is not None for rows in (mine, theirs) for i in both)
+        if all(rows[i].get(name) is not None for rows in (mine, theirs) for i in both)
     }
-    if not both:
-        return {}
     found["psnr_of_mean"] = mean_interval([theirs[i]["psnr_mean"] - mine[i]["psnr"] for i in both])
-    stored = read_rows(path)
     first, second = _features(path, both), _features(base, both)
-    if stored is not None and first is not None and second is not None:
+    if first is not None and second is not None:
         found["frechet"] = frechet_difference(first, second, Reference.load(references / stored["reference"]))
     return found
-
-
-def _by_image(path: Path) -> dict[int, Row]:
-    found = read_rows(path)
-    return {} if found is None else {row["image"]: row for row in found["rows"] if "failed" not in row}
 
 
 def _features(path: Path, images: list[int]) -> Tensor | None:
