@@ -10,7 +10,16 @@ import torch
 
 from flowinv import Distance, FunctionOperator, Gaussian, InverseProblem, load_prior
 from flowinv.likelihoods import Likelihood
-from flowinv.solvers import OPTIMIZATION_PRESETS, SOLVERS, OptimizationSettings, PointSolver, preset_for
+from flowinv.solvers import (
+    OPTIMIZATION_PRESETS,
+    SOLVERS,
+    OptimizationSettings,
+    PointSolver,
+    VariationalSettings,
+    catalogue,
+    preset_for,
+    solve,
+)
 
 SHORT = OptimizationSettings(penalty="latent-norm", weight=0.1, learning_rate=0.05, steps=30, restarts=2)
 
@@ -61,6 +70,21 @@ def test_svi_of_large_images_starts_at_the_mode() -> None:
     assert preset("mnist", Gaussian(0.1)) == "fast" and preset("faces", Gaussian(0.1)) == "from-laplace"
     assert preset("faces", squared) == "from-point"  # has no standard deviation
     assert preset("faces", Gaussian(0.1), copies=2) == "from-point"  # 6,144 elements of y, a pass of the prior for each
+
+
+@pytest.mark.parametrize(("prior", "start"), [("mnist", "prior"), ("faces", "laplace")])
+def test_chains_go_through_the_fit_that_svi_would_make(prior: str, start: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fit(Exception):
+        pass
+
+    def fit(settings: VariationalSettings) -> None:
+        raise Fit(settings.start)
+
+    monkeypatch.setattr(catalogue, "VariationalSolver", fit)
+    flow = load_prior(prior)
+    problem = InverseProblem(flow, FunctionOperator(lambda x: x), Gaussian(0.1), torch.zeros(1, *flow.shape))
+    with pytest.raises(Fit, match=start):
+        solve("hmc-noise", problem)
 
 
 def test_an_unknown_preset_lists_the_known() -> None:

@@ -27,6 +27,7 @@ from flowinv.solvers.sampling import SAMPLING_PRESETS, Sampler, SamplingSettings
 
 HMC = SamplingSettings("hmc", steps=120, warmup=100, leapfrogs=5, chains=32)
 SHORT = SamplingSettings("hmc", steps=6, warmup=4, leapfrogs=2, chains=3, step_size=0.02)
+OTHER = SamplingSettings("mala", steps=6, warmup=4, chains=3, step_size=0.02)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -122,7 +123,7 @@ def test_lmc_gives_one_draw_per_chain_with_the_bias_of_its_step(exact: Exact) ->
 def test_the_true_observation_index_decides_nothing_but_the_noise(exact: Exact) -> None:
     """Observations together are sampled as each alone, for every kernel."""
     y, given = exact.problem.y, exact.problem
-    for settings in (SHORT, replace(SHORT, kernel="mala"), replace(SHORT, kernel="pl-mcmc", refresh=0.3, sigma_a=0.1)):
+    for settings in (SHORT, OTHER, replace(OTHER, kernel="pl-mcmc", refresh=0.3, sigma_a=0.1)):
         for order in ([0, 1], [1, 0]):
             both = InverseProblem(exact.prior, given.operator, given.likelihood, y[order])
             alone = InverseProblem(exact.prior, given.operator, given.likelihood, y[order[:1]])
@@ -239,10 +240,10 @@ def flow_posterior(problem: InverseProblem) -> FlowPosterior:
 
 VARIANTS = {
     "hmc": SHORT,
-    "mala": replace(SHORT, kernel="mala", step_size=1e-3),
+    "mala": replace(OTHER, step_size=1e-3),
     "lmc": SamplingSettings("lmc", steps=8, warmup=2, thin=2, chains=3, step_size=1e-3),
     "lmc bf16": SamplingSettings("lmc", steps=8, warmup=0, chains=3, step_size=1e-3, bf16=True, keep="last"),
-    "pl-mcmc": replace(SHORT, kernel="pl-mcmc", refresh=0.2, sigma_a=0.1, thin=2),
+    "pl-mcmc": replace(OTHER, kernel="pl-mcmc", refresh=0.2, sigma_a=0.1, thin=2),
     "noise": replace(SHORT, space="noise"),
     "metric": replace(SHORT, metric="pregenerator", initial="pregenerator"),
 }
@@ -413,15 +414,17 @@ def test_chains_that_cannot_start_say_why() -> None:
         ({"chains": 2.5}, "chains"),
         ({"step_size": math.nan}, "step_size"),
         ({"sigma_a": 0.0}, "sigma_a"),
+        ({"sigma_a": 0.1}, "sigma_a is a setting of pl-mcmc, not of hmc"),
+        ({"kernel": "mala"}, "leapfrogs is a setting of hmc, not of mala"),
         ({"thin": 7}, "thin"),
         ({"jitter": 1.0}, "jitter"),
         ({"target_acceptance": 1.0}, "target_acceptance"),
         ({"refresh": 0.5}, "refresh is a setting of pl-mcmc"),
-        ({"refresh": 1.5, "kernel": "pl-mcmc"}, "refresh must lie"),
+        ({"refresh": 1.5}, "refresh must lie"),
         ({"bf16": True}, "bf16 is for lmc alone: the acceptance of hmc"),
-        ({"bf16": True, "kernel": "pl-mcmc"}, "bf16"),
-        ({"metric": "pregenerator", "kernel": "mala"}, "metric"),
-        ({"space": "noise", "kernel": "pl-mcmc"}, "pl-mcmc"),
+        ({"bf16": True, "kernel": "pl-mcmc", "leapfrogs": 8}, "bf16"),
+        ({"metric": "pregenerator", "kernel": "mala", "leapfrogs": 8}, "metric"),
+        ({"space": "noise", "kernel": "pl-mcmc", "leapfrogs": 8}, "pl-mcmc runs in the latent"),
         ({"space": "noise", "initial": "pregenerator"}, "initial"),
         ({"keep": "some"}, "keep = 'some' is not valid: expected one of all, last"),
     ],

@@ -67,6 +67,13 @@ def test_a_weight_that_noise_does_not_suit_is_said_to_be_so(run: Run, more: tupl
     assert said in out if said else "does not see sigma" not in out
 
 
+def test_that_pl_mcmc_takes_noise_for_exact_is_said(run: Run) -> None:
+    arguments = (*SOLVE, "--image", "in/image.png", "--task", "inpaint-bottom", "--solver", "pl-mcmc", "--steps", 4)
+    code, out, err = run(*arguments, "--draws", 4, "--sigma", 0.2)
+    assert (code, err) == (0, "")
+    assert "pl-mcmc does not see sigma: noise of 0.2 is in y, what was observed is taken as exact\n" in out
+
+
 TINY = {
     "svi": {"steps": 3, "draws": 2, "final_draws": 8},
     "ambient": {"steps": 3, "draws": 2, "final_draws": 8},

@@ -129,7 +129,7 @@ def solve(
     problem = InverseProblem(flow, chosen.operator, noise, y)
     chosen_preset = preset or preset_for(solver, task, problem)
     settings = settings_for(solver, chosen_preset, seed=seed, **changes)
-    if info.engine == "optimization" and not info.uses_likelihood and not noiseless:
+    if not info.uses_likelihood and not noiseless:
         noisy = f"noise of {sigma:g} is in y, " if truth is not None else ""
         typer.echo(_blind_to_noise(solver, settings, None if weight is not None else chosen_preset, noisy))
     if solver in USE_AMORTIZER:
@@ -149,6 +149,8 @@ def solve(
 
 def _blind_to_noise(solver: str, settings: Any, preset: str | None, noisy: str) -> str:
     """What to say where the solver is not told of the noise scale; ``preset`` is None where the weight was given."""
+    if not hasattr(settings, "weight"):
+        return f"{solver} does not see sigma: {noisy}what was observed is taken as exact"
     exact = preset is not None and any(kind in preset for kind in ("deblur", "inpaint", "colorize"))
     return f"{solver} does not see sigma: {noisy}the penalty's weight is {settings.weight:g}" + (
         ", chosen for exact measurements (--noiseless)" if exact else ""

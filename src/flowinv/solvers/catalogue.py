@@ -295,7 +295,7 @@ def solve(
     if info.engine == "sampling":
         through = None
         if settings.needs_flow:
-            first = settings_for("svi", seed=settings.seed)
+            first = settings_for("svi", preset_for("svi", problem=problem), seed=settings.seed)
             through = VariationalSolver(first).solve(problem, part("svi"), report)
         return Sampler(settings).solve(problem, through, part("chains"), report)
     if name == "avi":

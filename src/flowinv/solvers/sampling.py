@@ -23,6 +23,7 @@ from .targets import LatentTarget, NoiseTarget, ProjectedTarget, Target
 CHECKPOINT = "flowinv-chains"
 _TRACE = 1000  # points at most
 _START, _METRIC = 0, 10**9  # what noise is for, beside the steps 1, 2, ...
+_OF_KERNELS = {"leapfrogs": "hmc", "jitter": "hmc", "refresh": "pl-mcmc", "sigma_a": "pl-mcmc"}
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ class SamplingSettings:
             )
         if self.bf16 and self.space == "noise":
             raise ValueError("bf16 is for chains in the latent space alone")
-        if self.refresh and self.kernel != "pl-mcmc":
-            raise ValueError(f"refresh is a setting of pl-mcmc, not of {self.kernel}")
+        for name, kernel in _OF_KERNELS.items():
+            if self.kernel != kernel and getattr(self, name) != getattr(SamplingSettings, name):
+                raise ValueError(f"{name} is a setting of {kernel}, not of {self.kernel}")
         if self.metric != "unit" and (self.kernel != "hmc" or self.space == "noise"):
             raise ValueError("metric 'pregenerator' is for hmc in the latent space alone")
         if self.space == "noise" and self.kernel == "pl-mcmc":
