@@ -23,7 +23,7 @@ from benchmarks.composing.crew import in_processes
 from benchmarks.composing.data import order
 from benchmarks.composing.engines import Outcome, fit_passes, solve, tiled
 from benchmarks.composing.measure import energy_score, hidden, rows_of
-from benchmarks.composing.methods import METHODS, PASSES, applies, settings_of, tuned, with_changes
+from benchmarks.composing.methods import AMORTIZED, METHODS, PASSES, applies, asked_of, settings_of, tuned, with_changes
 from benchmarks.composing.perception import Perception, Reference
 from benchmarks.composing.picture import UNSEEN, measurement
 from benchmarks.composing.run import RESULTS
@@ -168,7 +168,7 @@ def test_tiled_observations_keep_their_masks() -> None:
         assert torch.equal(problem.y[part], y) and torch.equal(problem.observed[part], masks.bool())
 
 
-@pytest.mark.parametrize("method", ["svi", "ambient", "lmc", "mala", "hmc", "hmc-noise", "pl-mcmc", "csgm", "ivom"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in AMORTIZED])
 def test_every_method_gives_draws_of_every_observation(method: str) -> None:
     case = case_named("mnist-bottom")
     mask = torch.zeros(1, 1, 4, 4)
@@ -183,6 +183,15 @@ def test_every_method_gives_draws_of_every_observation(method: str) -> None:
     assert not torch.equal(outcome.draws[0], outcome.draws[1])
     again = solve(method, problem, settings, 3, 7, first=first)  # type: ignore[arg-type]
     assert torch.equal(outcome.draws, again.draws)
+
+
+def test_a_point_is_one_draw_tuned_by_its_error() -> None:
+    case = case_named("faces-top")
+    for name in ("csgm", "ivom"):
+        point, draws = METHODS[f"{name}-point"], METHODS[name]
+        assert (asked_of(f"{name}-point", case).draws, point.criterion) == (1, "squared_error")
+        assert (asked_of(name, case), draws.criterion) == (case, "energy_score")
+        assert settings_of(f"{name}-point", case, changes={}) == settings_of(name, case, changes={})
 
 
 # -- what is measured --------------------------------------------------------------------------------
@@ -425,6 +434,8 @@ def test_tuning_takes_the_least_complete_score() -> None:
     ]
     assert tune.best(rows, 2) == ({"a": 2}, pytest.approx(3.45))
     assert tune.best(rows[-1:], 2) is None
+    errors = [{**row, "squared_error": -row.get("energy_score", 0.0)} for row in rows[:5]]
+    assert tune.best(errors, 2, "squared_error") == ({"a": 1}, pytest.approx(-3.5))
     assert tune.settings_in({"a": (1, 2), "b": (3,)}) == [{"a": 1, "b": 3}, {"a": 2, "b": 3}]
 
 

@@ -15,6 +15,7 @@ from flowinv import FlowPosterior, InverseProblem, Mask, SampledPosterior
 from flowinv.randomness import keyed_generator
 from flowinv.solvers import (
     Amortizer,
+    OptimizationSettings,
     PointSolver,
     Sampler,
     VariationalSettings,
@@ -76,7 +77,7 @@ def solve(
         return (
             _zero_shot(problem, found, draws, seed) if method == "avi" else _fit(problem, settings, draws, seed, found)
         )
-    if method in ("csgm", "ivom"):
+    if isinstance(settings, OptimizationSettings):
         return _points(problem, settings, draws, seed)
     return _chains(problem, settings, draws, seed, first)
 

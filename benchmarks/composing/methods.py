@@ -29,6 +29,7 @@ class Method:
     """Name in tables, whether the result is exact in the limit, the settings of both budgets, and images to a batch.
 
     A chain or a point costs a third as much among sixty as among six; fits gain little, and amortized ones are timed alone.
+    ``draws`` of each image, None for as many as the case has; ``criterion`` is the score whose least value settings are tuned to.
     """
 
     label: str
@@ -36,6 +37,8 @@ class Method:
     equal: Callable[[Case], Settings | None]
     paper: Callable[[Case], Settings | None]
     together: int = 10
+    draws: int | None = None
+    criterion: str = "energy_score"
 
 
 def _svi(case: Case) -> VariationalSettings:
@@ -99,6 +102,13 @@ def _ivom(case: Case) -> OptimizationSettings:
     return replace(OPTIMIZATION_PRESETS["ivom-fast"], init_scale=1.0, steps=PASSES - 1, bf16=True)
 
 
+def _point(label: str, equal: Callable[[Case], OptimizationSettings], preset: str) -> Method:
+    """The estimate that the baseline was made for: a point with settings of least error, not a draw with those of best spread."""
+    return Method(
+        label, False, equal, lambda c: OPTIMIZATION_PRESETS[preset], together=10, draws=1, criterion="squared_error"
+    )
+
+
 METHODS: dict[str, Method] = {
     "svi": Method("SVI", False, _svi, _paper_svi, together=4),
     "avi": Method("AVI, zero-shot", False, _none, _none, together=1),
@@ -118,6 +128,8 @@ METHODS: dict[str, Method] = {
     "pl-mcmc": Method("PL-MCMC", True, lambda c: _chain("pl-mcmc", sigma_a=0.05), _paper_plmcmc),
     "csgm": Method("CSGM", False, _csgm, lambda c: OPTIMIZATION_PRESETS["csgm"]),
     "ivom": Method("IvOM / Asim", False, _ivom, lambda c: replace(OPTIMIZATION_PRESETS["ivom"], init_scale=1.0)),
+    "csgm-point": _point("CSGM, one point", _csgm, "csgm"),
+    "ivom-point": _point("IvOM / Asim, one point", _ivom, "ivom"),
 }
 MASKS_ONLY = ("pl-mcmc",)
 AMORTIZED = ("avi", "semi-amortized")
@@ -129,6 +141,12 @@ def method_named(name: str) -> str:
     if found not in METHODS:
         raise ValueError(f"unknown method {name!r}: expected one of {', '.join([*METHODS, *ALIASES])}")
     return found
+
+
+def asked_of(method: str, case: Case) -> Case:
+    """The case with the number of draws that a method gives."""
+    draws = METHODS[method].draws
+    return case if draws is None else replace(case, draws=draws)
 
 
 def applies(method: str, case: Case) -> bool:

@@ -25,7 +25,16 @@ from benchmarks.composing.cases import CASES, Case, case_named
 from benchmarks.composing.crew import in_processes
 from benchmarks.composing.data import TEST, Images, load, order
 from benchmarks.composing.engines import first_fit
-from benchmarks.composing.methods import AMORTIZED, METHODS, applies, describe, method_named, settings_of, tuned
+from benchmarks.composing.methods import (
+    AMORTIZED,
+    METHODS,
+    applies,
+    asked_of,
+    describe,
+    method_named,
+    settings_of,
+    tuned,
+)
 from benchmarks.composing.perception import perception, reference, reference_path
 from benchmarks.composing.store import Store
 from benchmarks.composing.work import Job, solve_job
@@ -120,9 +129,12 @@ def _run(case: Case, methods: list[str], options: argparse.Namespace, command: s
         if options.budget == "equal" and settings is not None and not tuned(case, method):
             print(f"{method}: not tuned for {case.name}, the preset's settings are taken")
         first = first_fit(case, options.precision, options.shrink) if method == "hmc-noise" else None
-        path = result_path(options.out, case.name, method, options.budget, options.shrink)
+        path, asked = (
+            result_path(options.out, case.name, method, options.budget, options.shrink),
+            asked_of(method, case),
+        )
         stores[method] = Store(
-            path, identity(case, method, settings, first, prior.fingerprint(), known), options.restart
+            path, identity(asked, method, settings, first, prior.fingerprint(), known), options.restart
         )
         places = order(len(images.test), TEST)
         projection = str(reference_path(options.out, case.data, prior.shape))
@@ -131,7 +143,7 @@ def _run(case: Case, methods: list[str], options: argparse.Namespace, command: s
             sources = tuple(places[i] for i in group)
             jobs.append(
                 Job(
-                    case,
+                    asked,
                     method,
                     settings,
                     first,

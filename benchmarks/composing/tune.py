@@ -1,9 +1,9 @@
-"""Learning rates and step sizes, chosen on validation images by the energy score of the draws.
+"""Learning rates and step sizes, chosen on validation images by the energy score of the draws, of a point by its error.
 
     python -m benchmarks.composing.tune mnist-bottom --data DATA --images 4
 
 Every setting of a method's grid is run, within the "equal" budget, on the same few validation images, which no table uses; the
-one with the least mean energy score (strictly proper, so that over-confidence does not pay) is written to
+one with the least mean energy score (strictly proper, so that over-confidence does not pay; squared error of a point) goes to
 benchmarks/composing/tuned.json, which ``run`` reads. All that was tried goes to benchmarks/results/composing/tuning/CASE.json,
 row by row: the same command goes on where it stopped. Settings under which a run diverges lose.
 """
@@ -26,7 +26,16 @@ from benchmarks.composing.cases import Case, case_named
 from benchmarks.composing.crew import in_processes
 from benchmarks.composing.data import VALIDATION, load, order
 from benchmarks.composing.engines import first_fit
-from benchmarks.composing.methods import AMORTIZED, METHODS, TUNED, applies, describe, method_named, settings_of
+from benchmarks.composing.methods import (
+    AMORTIZED,
+    METHODS,
+    TUNED,
+    applies,
+    asked_of,
+    describe,
+    method_named,
+    settings_of,
+)
 from benchmarks.composing.perception import perception
 from benchmarks.composing.run import amortizer_name, common, together
 from benchmarks.composing.store import Row, dump
@@ -49,8 +58,9 @@ GRIDS: dict[str, Grid | tuple[Grid, ...]] = {
     "pl-mcmc": {"sigma_a": (1e-3, 1e-2, 5e-2, 0.1, 0.2)},
     "csgm": {"learning_rate": (0.01, 0.02, 0.05, 0.1), "weight": (1e-5, 1e-4, 1e-3, 1e-2)},
     "ivom": {"learning_rate": (5e-4, 2e-3, 1e-2, 3e-2), "init_scale": (0.1, 1.0)},
+    "csgm-point": {"learning_rate": (0.02, 0.05, 0.1), "weight": (1e-4, 1e-3, 1e-2, 0.1)},
+    "ivom-point": {"learning_rate": (2e-3, 1e-2, 3e-2, 0.1), "init_scale": (0.1, 1.0)},
 }
-CRITERION = "energy_score"
 
 
 def settings_in(*grids: Grid) -> list[dict[str, Any]]:
@@ -64,16 +74,16 @@ def tried(method: str) -> list[dict[str, Any]]:
     return settings_in(*(grids if isinstance(grids, tuple) else (grids,)))
 
 
-def best(rows: Iterable[Row], images: int) -> tuple[dict[str, Any], float] | None:
-    """The changes with the least mean score among those tried on all images; None where there are none."""
+def best(rows: Iterable[Row], images: int, criterion: str = "energy_score") -> tuple[dict[str, Any], float] | None:
+    """The changes with the least mean criterion among those tried on all images; None where there are none."""
     by_changes: dict[str, list[Row]] = {}
     for row in rows:
         if row["image"] < images:
             by_changes.setdefault(json.dumps(row["changes"]), []).append(row)
     scores = {
-        key: sum(row[CRITERION] for row in found) / len(found)
+        key: sum(row[criterion] for row in found) / len(found)
         for key, found in by_changes.items()
-        if len(found) >= images and all(row.get(CRITERION) is not None for row in found)
+        if len(found) >= images and all(row.get(criterion) is not None for row in found)
     }
     if not scores:
         return None
@@ -118,7 +128,7 @@ def _tune(case: Case, methods: list[str], options: argparse.Namespace, command: 
         jobs, changes = [], {}
         first = first_fit(case, shrink=options.shrink) if method == "hmc-noise" else None
         places = order(len(images.validation), VALIDATION)
-        few = replace(case, images=options.images)
+        few, criterion = replace(asked_of(method, case), images=options.images), METHODS[method].criterion
         for changed in tried(method):
             settings = settings_of(method, case, shrink=options.shrink, changes=changed)
             rests_on = (
@@ -142,12 +152,12 @@ def _tune(case: Case, methods: list[str], options: argparse.Namespace, command: 
             about = {"command": command, "machine": machine(), "identity": identity}
             write_text(path, dump(about, rows))
             for row in found_rows:
-                score = row.get(CRITERION, row.get("failed"))
+                score = row.get(criterion, row.get("failed"))
                 print(f"{case.name} {method} {changes[key]} image {row['image']}: {score}", flush=True)
-        found = best([row for row in rows if _key(row["method"], row["solver"]) in changes], options.images)
+        found = best([row for row in rows if _key(row["method"], row["solver"]) in changes], options.images, criterion)
         if found is not None:
-            _write(options.tuned, case.name, method, *found, images=options.images)
-            print(f"{case.name} {method}: {found[0]} with {CRITERION} {found[1]:.4g}")
+            _write(options.tuned, case.name, method, found[0], {criterion: round(found[1], 4)}, options.images)
+            print(f"{case.name} {method}: {found[0]} with {criterion} {found[1]:.4g}")
 
 
 def _key(method: str, solver: dict[str, Any]) -> str:
@@ -158,9 +168,9 @@ def _keyed(pair: tuple[str, Job]) -> tuple[str, list[Row]]:
     return pair[0], [result.row for result in solve_job(pair[1])]
 
 
-def _write(path: Path, case: str, method: str, changes: dict[str, Any], score: float, images: int) -> None:
+def _write(path: Path, case: str, method: str, changes: dict[str, Any], score: dict[str, float], images: int) -> None:
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    entry = {"settings": changes, CRITERION: round(score, 4), "validation_images": images}
+    entry = {"settings": changes, **score, "validation_images": images}
     known.setdefault(case, {})[method] = entry
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(known, indent=1) + "\n")
