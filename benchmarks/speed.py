@@ -117,7 +117,7 @@ def _pregenerator_step(pregenerator: Bijection, noise: Tensor, weights: Tensor) 
     return job
 
 
-def interleaved(jobs: dict[str, Callable[[], None]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
+def interleaved(jobs: dict[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
     """Seconds per call of each job in each round; the order rotates from round to round."""
     names = list(jobs)
     seconds: dict[str, list[float]] = {name: [] for name in names}

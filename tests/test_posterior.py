@@ -24,12 +24,15 @@ from flowinv import (
     InverseProblem,
     Posterior,
     Quantile,
+    load_prior,
+    task,
 )
 from flowinv.families import PreGeneratorConfig
 from flowinv.families.family import composed
 from flowinv.flows.flow import UNIT
 from flowinv.flows.layers.transforms import Gaussianize, Logit
 from flowinv.randomness import keyed_generator
+from flowinv.solvers import find_amortizer
 from flowinv.store import read_bundle, write_bundle
 
 
@@ -121,6 +124,20 @@ def test_draws_do_not_depend_on_the_size_of_the_pieces(shape: tuple[int, ...]) -
         assert torch.allclose(torch.cat(parts), whole, atol=1e-12)
     assert torch.allclose(posterior.sample(11, seeded(4)), whole[:11], atol=1e-12), "more draws go on from fewer"
     assert not torch.equal(posterior.sample(30, seeded(5)), whole)
+
+
+def test_draws_in_bf16_are_those_in_float32_but_for_rounding() -> None:
+    prior = load_prior("mnist")
+    bottom = task("inpaint-bottom", prior.shape, sigma=0.1)
+    x = prior.sample(2, keyed_generator(1)).clamp(0, 1)
+    problem = InverseProblem.from_task(prior, bottom, bottom.operator(x))
+    amortizer = find_amortizer(problem)
+    assert amortizer is not None
+    posterior = amortizer.posterior(problem)
+    full, rounded, again = (posterior.sample(8, keyed_generator(2), bf16=bf16) for bf16 in (False, True, False))
+    assert torch.equal(full, again) and full.dtype == rounded.dtype == torch.float32
+    error, apart = (rounded - full).abs().mean(), (full - full.roll(1, 0)).abs().mean()
+    assert 0 < error < 0.05 * apart
 
 
 def test_the_callers_generator_is_used_and_no_other(exact: Exact) -> None:

@@ -25,25 +25,15 @@ from benchmarks.composing.cases import case_named
 from benchmarks.composing.run import RESULTS
 from benchmarks.machine import machine
 from benchmarks.speed import interleaved
-from flowinv.flows.flow import set_bf16
 from flowinv.randomness import keyed_generator
 from flowinv.solvers import AmortizedTrainer, Amortizer, find_amortizer
 from flowinv.store import write_text
 
 
-def contender(amortizer: Amortizer, problem: flowinv.InverseProblem, draws: int, bf16: bool) -> Callable[[], None]:
-    """Draws of every observation of the problem, (draws, B, *shape), from noise to image."""
+def contender(amortizer: Amortizer, problem: flowinv.InverseProblem, draws: int, bf16: bool) -> Callable[[], object]:
+    """Draws of every observation of the problem, (draws, B, *shape), as a user asks for them."""
     posterior = amortizer.posterior(problem)
-    family = posterior.family
-    prior = problem.prior.frozen(bf16=bf16)
-    noise = torch.randn(draws, problem.batch, *problem.shape, generator=keyed_generator(94))
-
-    @torch.no_grad()
-    def job() -> None:
-        set_bf16(family, bf16)  # contenders share the conditional networks
-        family.draw(noise, prior)
-
-    return job
+    return lambda: posterior.sample(draws, keyed_generator(94), bf16=bf16)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -71,7 +61,7 @@ def _run(options: argparse.Namespace, command: str) -> None:
     trained = found is not None
     if found is None:
         found = AmortizedTrainer(prior, case.task_of(prior.shape, 0)).result()
-    jobs: dict[str, tuple[Callable[[], None], str, str, int]] = {}
+    jobs: dict[str, tuple[Callable[[], object], str, str, int]] = {}
     for batch in options.batches:
         many = case.problem(prior, truths[:batch], 0)
         for bf16 in (False, True):

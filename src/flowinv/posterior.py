@@ -39,7 +39,7 @@ class Posterior(Result):
     elbo_se: Tensor | None = None
     _kept: tuple[int, Tensor] | None = None
 
-    def draws(self, n: int, generator: torch.Generator, chunk: int = 64) -> Iterator[Tensor]:
+    def draws(self, n: int, generator: torch.Generator, chunk: int | None = None) -> Iterator[Tensor]:
         """n draws of every observation in pieces (s, B, *shape) of at most ``chunk`` images: bounded memory for any n."""
         raise NotImplementedError
 

@@ -62,7 +62,7 @@ class SampledPosterior(Posterior):
 
     # -- draws ---------------------------------------------------------------------------------------
 
-    def draws(self, n: int, generator: torch.Generator, chunk: int = 64) -> Iterator[Tensor]:
+    def draws(self, n: int, generator: torch.Generator, chunk: int | None = None) -> Iterator[Tensor]:
         """n of the stored draws in pieces (s, B, *shape) of at most ``chunk`` images.
 
         All of them come step by step, the chains in turn; fewer are drawn without replacement. More raise ValueError.
@@ -76,7 +76,7 @@ class SampledPosterior(Posterior):
         if n < self.count:
             order = torch.randperm(self.count, generator=generator, device=generator.device)[:n].cpu()
         order = order.to(self.chains.device)
-        for part in order.split(max(1, chunk // self.batch)):
+        for part in order.split(max(1, (chunk or 64) // self.batch)):
             yield self.chains[part % len(self.chains), part // len(self.chains)]
 
     def source(self, n: int = 1024, generator: torch.Generator | None = None) -> summaries.Source:
