@@ -27,8 +27,9 @@ from benchmarks.composing.methods import AMORTIZED, METHODS, PASSES, applies, as
 from benchmarks.composing.perception import Perception, Reference
 from benchmarks.composing.picture import UNSEEN, measurement
 from benchmarks.composing.run import RESULTS
-from benchmarks.composing.scores import floor, frechet, frechet_difference, inception_type
+from benchmarks.composing.scores import frechet, frechet_difference, inception_type, of_truths
 from benchmarks.composing.store import Store, read_draws, read_features
+from benchmarks.composing.studies import study_sections
 from flowinv import Affine, Flow, Gaussian, InverseProblem, Mask
 from flowinv.randomness import keyed_generator
 from flowinv.solvers import Diverged, OptimizationSettings, SamplingSettings, VariationalSettings
@@ -273,22 +274,47 @@ def test_an_interval_of_one_image_is_open() -> None:
 def test_frechet_score_of_known_gaussians() -> None:
     g = keyed_generator(6)
     real = torch.randn(4000, 8, generator=g)
-    reference = Reference.of(real, real[:1000])
+    reference = Reference.of(real, range(1000))
     same = frechet(torch.randn(500, 4, 8, generator=g), reference)
     moved = frechet(torch.randn(500, 4, 8, generator=g) + 0.5, reference)
     assert same.value < 0.05 and moved.value == pytest.approx(8 * 0.25, rel=0.1)
     assert moved.low < moved.value < moved.high and moved.high - moved.low < 0.5
     assert math.isnan(frechet(torch.zeros(2, 4, 8), reference).value)  # fewer draws than a covariance needs
-    assert floor(reference, 1000) < 0.1 and math.isnan(floor(reference, 2000))
+
+
+def test_frechet_score_of_the_truths_falls_with_images_not_with_copies() -> None:
+    real = torch.randn(4000, 8, generator=keyed_generator(6))
+    reference = Reference.of(real, range(1000, 2000))
+    few, many = (of_truths(reference, range(count), 4) for count in (20, 1000))
+    assert many < 0.05 < few == pytest.approx(of_truths(reference, range(20), 8), rel=0.02)
+    assert many == pytest.approx(frechet(real[1000:2000, None].expand(-1, 4, -1), reference).value, abs=0.01)
+    assert math.isnan(of_truths(reference, [0, 1], 4)) and math.isnan(of_truths(reference, [999, 1000], 9))
+
+
+def test_means_of_few_draws_are_brought_to_as_many() -> None:
+    """Draws around a biased mean: what the mean of 32 would have is foretold from the mean of 4."""
+    g = keyed_generator(9)
+    draws = 0.3 + torch.randn(2000, 32, 5, generator=g)
+
+    def row(k: int) -> dict[str, float]:
+        few = draws[:, :k]
+        error, of_mean = (float(x.square().sum(-1).mean()) for x in (few, few.mean(1)))
+        return {"mean_of": k, "squared_error": error, "squared_error_mean": of_mean, "squared_error_hidden": None}
+
+    wanted = row(32)["squared_error_mean"]
+    assert row(4)["squared_error_mean"] > 2 * wanted
+    assert aggregate.mean_of_as_many(row(4))["squared_error_mean"] == pytest.approx(wanted, rel=0.05)
+    assert aggregate.mean_of_as_many(row(1)) == row(1) and aggregate.mean_of_as_many(row(32)) == row(32)
 
 
 def test_the_reference_survives_the_disk(tmp_path: Path) -> None:
     g = keyed_generator(7)
-    made = Reference.of(torch.randn(400, 80, generator=g), torch.randn(10, 80, generator=g))
+    made = Reference.of(torch.randn(400, 80, generator=g), [7, 3])
     made.save(tmp_path / "reference.npz")
     read = Reference.load(tmp_path / "reference.npz")
     assert made.basis.shape == (80, 64) and torch.equal(made.mean, read.mean) and torch.equal(made.basis, read.basis)
     assert torch.allclose(made.basis.T @ made.basis, torch.eye(64), atol=1e-4)
+    assert torch.allclose(read.truths, made.truths, rtol=1e-3, atol=1e-3) and len(read.truths) == 2
 
 
 def test_inception_type_score_of_sure_and_unsure_classifiers() -> None:
@@ -492,15 +518,29 @@ def test_smoothing_is_summarised_in_order() -> None:
     assert entry["images"] == 2 and entry["observed"]["value"] == pytest.approx(0.015) and entry["energy_score"] is None
 
 
+def test_gains_of_annealing_are_taken_image_by_image() -> None:
+    scores = {name: 1.0 for name in smoothing.SCORES}
+    rows = [
+        {"variant": variant, "scale": 0.01, "image": i, **scores, "perceptual": 10.0 * i - (variant == "annealed")}
+        for i in range(5)
+        for variant in ("l2", "annealed")
+        if (variant, i) != ("l2", 4)  # an image that only one of the two was run on
+    ]
+    (entry,) = smoothing.annealing_gains(rows)
+    assert (entry["scale"], entry["images"], entry["squared_error"]["value"]) == (0.01, 4, 0.0)
+    assert (entry["perceptual"]["low"], entry["perceptual"]["high"]) == (-1.0, -1.0)
+
+
 def test_the_page_tells_what_is_missing_and_keeps_what_was_written_by_hand() -> None:
     cells = {"squared_error": {"value": 30.0, "low": 28.0, "high": 32.0, "count": 37}}
     entry = {"images": 37, "planned": 100, "failed": 1, "draws": 6, "mean_of": 32, "cells": cells, "judges": ["D", "F"]}
-    found = {"mnist-bottom": {"svi": {**entry, "frechet_of_real_images": None}}}
+    found = {"mnist-bottom": {"svi": {**entry, "frechet_of_truths": None}}}
     before = f"old\n{page.OPEN}\nSVI is ahead.\n{page.CLOSE}\nold"
     text = "\n".join(page.page(found, {}, before, ["figure-9.png"]))
     assert "SVI is ahead." in text and "37 of 100, 1 diverged" in text and "30 (28 – 32)" in text
-    assert "| LMC | not run |" in text and "5.15, 22.13, 0.076" in text and "composing/figure-9.png" in text
-    assert "of real images" in text and "wall seconds" in text
+    assert "Not run: AVI, zero-shot, " in text and "LMC, MALA" in text
+    assert "5.15, 22.13, 0.076" in text and "composing/figure-9.png" in text
+    assert "of the truths" in text and "wall seconds" in text
     assert page.OPEN in "".join(page.page({}, {}, None, []))
 
 
@@ -536,11 +576,20 @@ def test_sensing_tells_of_means_and_images() -> None:
     }
     entry = {"images": 8, "mean_of": 32, "cells": psnr, "judges": ["D", "F"]}
     text = page.sensing_section(
-        {"faces-cs-25": {"svi": entry}, "faces-cs-250": {"csgm": {**entry, "mean_of": 4, "images": 16}}}
+        {"faces-cs-25": {"svi": entry}, "faces-cs-250": {"csgm-point": {**entry, "mean_of": 1, "images": 16}}}
     )
-    assert "| measurements of 3072 | images | SVI | SVI, mean | CSGM | CSGM, mean |" in text
+    assert (
+        "| measurements of 3072 | images | SVI | SVI, mean | CSGM, one point | SVI's mean over CSGM, one point |"
+        in text
+    )
     assert "| 25 | 8 | 22 (21 – 23) | 24 (23 – 25) | – | – |" in text and "| 250 | 16 | – | – | 22" in text
-    assert "32 (SVI), 4 (CSGM)" in text and page.sensing_section({}) == ""
+    assert "the mean is over 32 (SVI)." in text and page.sensing_section({}) == ""
+
+
+def test_what_was_tuned_is_told_with_the_grids_ends() -> None:
+    entry = {"settings": {"learning_rate": 0.1, "weight": 0.001}, "squared_error": 17.25, "validation_images": 8}
+    text = "\n".join(study_sections({"tuned": {"faces-top": {"csgm-point": entry}}}, {}))
+    assert "| faces-top | CSGM, one point | learning_rate 0.1*, weight 0.001 | squared error 17.2 | 8 |" in text
 
 
 def test_the_page_is_that_of_the_rows(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.composing.cases import case_named
 from benchmarks.composing.figures import __main__ as command
 from benchmarks.composing.figures import bump, completions, sensing, sigma, uncertainty
 from benchmarks.composing.run import result_path
 from benchmarks.composing.store import Store, save_arrays
+from flowinv import load_prior
 from flowinv.images import open_picture
 
 SIDE = 4
@@ -109,11 +111,11 @@ def test_sensing_shows_the_mean_over_images_of_every_number_of_measurements(tmp_
     for m, shift in ((25, 0.0), (250, 6.0)):
         values = {i: {"psnr": 20 + shift + i, "psnr_mean": 22 + shift + i} for i in range(3)}
         _rows(tmp_path, f"faces-cs-{m}", "svi", values | {3: {"failed": "step 3"}})
-    assert sensing.points(tmp_path, "csgm", "psnr") == {}
-    _rows(tmp_path, "faces-cs-250", "csgm", {0: {"psnr": 25.0}, 5: {"psnr": 99.0}})
+    assert sensing.points(tmp_path, "csgm-point", "psnr") == {}
+    _rows(tmp_path, "faces-cs-250", "csgm-point", {0: {"psnr": 25.0}, 5: {"psnr": 99.0}})
     found = sensing.points(tmp_path, "svi", "psnr_mean")
     assert {m: v.value for m, v in found.items()} == {25: 23.0, 250: 28.0}  # at 250 both have image 0 alone
-    assert sensing.points(tmp_path, "csgm", "psnr")[250].value == 25.0
+    assert sensing.points(tmp_path, "csgm-point", "psnr")[250].value == 25.0
     _drawn(_figure(4, tmp_path))
 
 
@@ -152,7 +154,9 @@ def test_pixels_are_chosen_by_entropy() -> None:
     assert observed[0] == 0 and most == (1, 1) and middling == (1, 2)  # 3.5 is nearest to half of 6
 
 
-def test_densities_are_drawn_with_the_truth(tmp_path: Path) -> None:
+def test_densities_are_drawn_with_the_truth_if_they_are_those_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sheet = _sheet(3, 3, 6)
     found = {
         **{name: sheet[name] for name in ("truth", "observed", "draws")},
@@ -162,8 +166,14 @@ def test_densities_are_drawn_with_the_truth(tmp_path: Path) -> None:
         "value": np.array([0.2, 0.5, 0.9]),
         "count": np.array(3200),
     }
-    save_arrays(tmp_path / "uncertainty" / "faces-top-0.npz", found)
+    kept = tmp_path / "uncertainty" / "faces-top-0.npz"
+    settings = uncertainty.fit_settings(case_named("faces-top"), 0)
+    identity = uncertainty.identity_of(load_prior("faces"), settings, 3200)
+    save_arrays(kept, {**found, "identity": np.array(identity)})
     _drawn(_figure(1, tmp_path, "--data", str(tmp_path)))
+    with pytest.raises(SystemExit):
+        _figure(1, tmp_path, "--data", str(tmp_path), "--draws", "16")
+    assert "was made with other settings; move it away" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [3, 4, 5, 6, 7, 8])

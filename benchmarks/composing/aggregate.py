@@ -13,8 +13,9 @@ from torch import Tensor
 
 from benchmarks.composing.bootstrap import Interval, mean_interval
 from benchmarks.composing.cases import Case
+from benchmarks.composing.engines import MEAN_OF
 from benchmarks.composing.perception import Reference
-from benchmarks.composing.scores import floor, frechet, frechet_difference, inception_type
+from benchmarks.composing.scores import frechet, frechet_difference, inception_type, of_truths
 from benchmarks.composing.store import Row, read_features, read_rows
 from flowinv.metrics import DigitClassifier
 
@@ -42,6 +43,30 @@ PAIRED = ("squared_error", "squared_error_mean", "perceptual", "energy_score")
 TIMES = ("seconds", "cpu_seconds", "seconds_per_draw")
 
 
+def rows_at(path: Path) -> dict[str, Any] | None:
+    """A file of rows whose means of few draws are brought to the number that the others have."""
+    found = read_rows(path)
+    return None if found is None else {**found, "rows": [mean_of_as_many(row) for row in found["rows"]]}
+
+
+def mean_of_as_many(row: Row) -> Row:
+    """A row with the squared error that the mean of MEAN_OF independent draws would have, where it has the mean of fewer.
+
+    The error of the mean of k draws is that of the posterior mean and V / k, that of a draw the same and V: with two of them
+    known, so is any other. A single point stays as it is, and so does what is over more, as the states of chains are.
+    """
+    k = row.get("mean_of", MEAN_OF)
+    if not 1 < k < MEAN_OF:
+        return row
+    changed = dict(row)
+    for name in ("squared_error", "squared_error_hidden"):
+        of_mean = name.replace("squared_error", "squared_error_mean", 1)
+        if row.get(name) is not None and row.get(of_mean) is not None:
+            spread = (row[name] - row[of_mean]) * k / (k - 1)
+            changed[of_mean] = row[name] - spread * (1 - 1 / MEAN_OF)
+    return changed
+
+
 def column(rows: list[Row], name: str) -> list[float]:
     """One value for each image that has one."""
     return [row[name] for row in rows if row.get(name) is not None]
@@ -66,7 +91,7 @@ def paired(path: Path, base: Path, references: Path) -> dict[str, Interval]:
 
     ``psnr_of_mean`` is the PSNR of the other's mean less that of this one's single draws.
     """
-    stored, others = read_rows(path), read_rows(base)
+    stored, others = rows_at(path), rows_at(base)
     if stored is None or others is None:
         return {}
     mine, theirs = ({row["image"]: row for row in found["rows"] if "failed" not in row} for found in (stored, others))
@@ -100,7 +125,7 @@ def summary(path: Path, case: Case, out: Path, only: set[int] | None = None) -> 
     ``images`` and ``planned`` count images, ``failed`` those on which it diverged, ``frechet`` and ``inception_type`` are of all
     draws together.
     """
-    found = read_rows(path)
+    found = rows_at(path)
     if found is None:
         return None
     taken = [row for row in found["rows"] if only is None or row["image"] in only]
@@ -115,7 +140,9 @@ def summary(path: Path, case: Case, out: Path, only: set[int] | None = None) -> 
         "failed": len(taken) - len(rows),
         "draws": draws,
         "mean_of": rows[0]["mean_of"] if rows else None,
-        "frechet_of_real_images": floor(Reference.load(real), len(rows) * draws) if real.is_file() else None,
+        "frechet_of_truths": of_truths(Reference.load(real), [row["image"] for row in rows], draws)
+        if real.is_file()
+        else None,
         "settings": found["settings"],
         "machine": found["machine"]["cpu"],
         "budget": found["budget"],

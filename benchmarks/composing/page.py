@@ -31,7 +31,10 @@ Problems*, made by `python -m benchmarks.composing` (the module's docstring has 
 PROTOCOL = """## How it was measured
 
 - **Images.** The first of a fixed random permutation of the test images, which no prior was trained on; learning rates and
-  step sizes were chosen on validation images by the energy score (`benchmarks/composing/tuned.json`).
+  step sizes were chosen on a few validation images (table below) by the energy score of the draws, of one point by its
+  squared error. In compressed sensing points are tuned at every number of measurements, SVI at 250 for all of them.
+- **Points.** CSGM and IvOM stand here twice: from a random start for each draw, as the paper has them in its table 2, and as one
+  point, best of the restarts, as the estimate they were made for.
 - **Observations.** y = A(x) exactly, and sigma only smooths, as in the paper: .1 for digits, .05 for colour. Every method sees
   the same y. Colour images have 5 bits. Random masks and matrices are drawn anew for each image.
 - **Budget.** "Equal" is at most 1,000 prior passes for every chain or point and 5,000 of every fit, the draws that are kept
@@ -42,13 +45,14 @@ PROTOCOL = """## How it was measured
   method was given most often: chains and points by tens, fits by fours, amortized ones alone. The rest of a method's images
   count for its scores only.
 - **Intervals** are 95 % bootstrap intervals over images (Fréchet and inception-type scores: value +- 1.96 bootstrap standard
-  deviations). `of the mean` is the posterior mean's error, over so many draws.
+  deviations). `of the mean of 32` is the error of the mean of 32 draws, that of chains of all states that were kept; where
+  there are fewer draws than 32, it is what their errors and their mean's say that of 32 would be.
 - **Squared error** is summed over the image, in [0, 1] units: the paper's "MSE". A calibrated draw has twice the error of the
-  posterior mean, so that less than that is over-confidence, and not merit: see below. The **energy score** is the error that
+  posterior mean, so that less than that is over-confidence, and not merit. The **energy score** is the error that
   cannot be gamed so: its expectation is least for draws of the true posterior.
 - **Perceptual** is {distance}.
-  **Fréchet** is a distance of all draws to the test images, in {features}; beside it that of as
-  many real training images. It falls with the number of draws: only methods with the same number of images can be compared.
+  **Fréchet** is a distance of all draws to the test images, in {features}; beside it that of
+  draws that all are the truth. It falls with the number of images: only methods with the same number can be compared.
   They have names of their own because they are neither LPIPS nor FID. **Diversity** is the mean perceptual distance of two
   draws, +- its standard deviation over pairs. **chi²** is the misfit per observed element in units of sigma²; y being free
   of noise, draws that fit have less than 1.
@@ -125,10 +129,12 @@ def label(method: str) -> str:
 def case_section(case: Case, entry: Cells) -> str:
     """Quality, then cost and calibration, of all methods on a case."""
     asked = [name for name in METHODS if applies(name, case) and (case.name in ALWAYS or name in entry)]
-    names = asked + [name for name in entry if name.endswith("-paper")]
+    names = list(dict.fromkeys(name for name in (*asked, *entry) if name in entry))
+    missing = [label(name) for name in asked if name not in entry]
     text = f"## {TITLES.get(case.name, case.name)}\n\n`{case.name}`, sigma {case.sigma:g}, {case.draws} draws of each image.\n\n"
-    text += quality(case, entry, names)
-    return "\n".join(part for part in (text, differences(entry), costs(entry)) if part) if entry else text
+    if entry:
+        text += "\n".join(part for part in (quality(case, entry, names), differences(entry), costs(entry)) if part)
+    return text + (f"\nNot run: {', '.join(missing)}.\n" if missing else "")
 
 
 def quality(case: Case, entry: Cells, names: list[str]) -> str:
@@ -138,10 +144,10 @@ def quality(case: Case, entry: Cells, names: list[str]) -> str:
         "method",
         "images",
         "Fréchet ↓",
-        "of real images",
+        "of the truths",
         *["inception-type ↑"] * digits,
         "squared error of a draw ↓",
-        "of the mean ↓",
+        "of the mean of 32 ↓",
     ]
     head += ["perceptual ↓", "diversity", "energy score ↓", *["paper: FID, MSE, LPIPS"] * bool(paper)]
     rows = []
@@ -150,23 +156,28 @@ def quality(case: Case, entry: Cells, names: list[str]) -> str:
         row = [label(name), done(cells), cell(cells, "frechet"), _floor(cells)] + [
             cell(cells, "inception_type")
         ] * digits
-        mean = cell(cells, "squared_error_mean") + (f" over {cells['mean_of']}" if cells and cells["mean_of"] else "")
+        point = cells is not None and cells["mean_of"] == 1
+        mean = markdown.NONE if point else cell(cells, "squared_error_mean")
         row += [cell(cells, "squared_error"), mean, cell(cells, "perceptual")]
         spread = f"{value(cells, 'diversity')} ± {value(cells, 'diversity_std')}"
-        row += [spread if cells else markdown.NONE, cell(cells, "energy_score")]
+        row += [spread if cells and not point else markdown.NONE, cell(cells, "energy_score")]
         rows.append(row + [_quoted(paper.get(name, {}))] * bool(paper))
     return markdown.table(head, rows)
 
 
 def _floor(cells: Cells | None) -> str:
-    """The Fréchet distance of as many real images as there are draws."""
-    least = cells["frechet_of_real_images"] if cells else None
+    """The Fréchet distance of the truths themselves, each as many times as there are draws of it."""
+    least = cells["frechet_of_truths"] if cells else None
     return markdown.NONE if least is None or math.isnan(least) else number(least)
 
 
 def differences(entry: Cells) -> str:
     """By how much each method exceeds SVI, on the images that both were run on."""
-    columns = {"frechet": "Fréchet", "squared_error": "squared error of a draw", "squared_error_mean": "of the mean"}
+    columns = {
+        "frechet": "Fréchet",
+        "squared_error": "squared error of a draw",
+        "squared_error_mean": "of the mean of 32",
+    }
     columns |= {"perceptual": "perceptual", "energy_score": "energy score"}
     rows = []
     for name, cells in entry.items():
@@ -175,7 +186,8 @@ def differences(entry: Cells) -> str:
             rows.append([label(name), count, *(markdown.text(found.get(column)) for column in columns)])
     if not rows:
         return ""
-    text = "More than SVI, image by image (95 % of paired bootstraps; where the interval holds no 0, the difference is there):\n\n"
+    text = "More than SVI, image by image (95 % of paired bootstraps; where the interval holds no 0, the difference is there;\n"
+    text += "`of the mean` of one point is its error less that of SVI's mean):\n\n"
     return text + markdown.table(["method", "images", *columns.values()], rows)
 
 
@@ -225,17 +237,18 @@ def sensing_section(found: dict[str, Cells]) -> str:
     names = [name for name in METHODS if any(name in entry for entry in entries.values())]
     if not entries:
         return ""
-    points = [name for name in ("csgm", "ivom") if name in names and "svi" in names]
-    head = ["measurements of 3072", "images", *(f"{METHODS[n].label}{what}" for n in names for what in ("", ", mean"))]
-    head += [f"SVI's mean over a point of {METHODS[n].label}" for n in points]
+    points = [name for name in names if METHODS[name].draws == 1]
+    columns = [(n, c) for n in names for c in ("psnr", "psnr_mean") if c == "psnr" or n not in points]
+    head = ["measurements of 3072", "images", *(METHODS[n].label + ", mean" * (c == "psnr_mean") for n, c in columns)]
+    head += [f"SVI's mean over {METHODS[n].label}" for n in points if "svi" in names]
     rows = []
     for m, entry in entries.items():
         row = [str(m), str(max(cells["images"] for cells in entry.values()))]
-        row += [cell(entry.get(name), column) for name in names for column in ("psnr", "psnr_mean")]
-        leads = [(entry.get(name) or {}).get("paired", {}).get("psnr_of_mean") for name in points]
+        row += [cell(entry.get(name), column) for name, column in columns]
+        leads = [(entry.get(name) or {}).get("paired", {}).get("psnr_of_mean") for name in points if "svi" in names]
         rows.append(row + [markdown.text(lead) for lead in leads])
     text = "## Compressed sensing of faces (figure 4)\n\nPSNR in dB of single draws or points and of their mean, sigma .05, "
     text += "over the images that all were run on; "
-    means = {name: max(e[name]["mean_of"] or 0 for e in entries.values() if name in e) for name in names}
+    means = {n: max(e[n]["mean_of"] or 0 for e in entries.values() if n in e) for n in names if n not in points}
     text += "the mean is over " + ", ".join(f"{n} ({METHODS[name].label})" for name, n in means.items()) + ".\n\n"
     return text + markdown.table(head, rows)

@@ -5,6 +5,7 @@ None of them is Inception or LPIPS, and none of the scores made with them may be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,14 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.composing.data import Images
+from benchmarks.composing.data import TEST, Images, order
 from benchmarks.composing.store import save_arrays
 from flowinv.metrics import STLPIPS, DigitClassifier, DigitDistance, SqueezeNetFeatures, features_of, statistics
 from flowinv.metrics.pairs import PairDistance
-from flowinv.randomness import keyed_generator
 
 COMPONENTS = 64  # a covariance of all 512 SqueezeNet features needs more draws than a CPU has time for
-_FLOOR = 2048
+_TRUTHS = 512
 
 
 @dataclass(frozen=True)
@@ -55,33 +55,34 @@ class Reference:
     """Real images as the networks see them.
 
     ``basis`` (D, K) projects features on the leading components of the test images'; ``mean`` (K,) and ``covariance`` (K, K)
-    are those of all test images, ``floor`` (N, K) holds training images: what a score makes of other real images.
+    are those of all test images, ``truths`` (N, K) holds the first images of the list: what draws would be that are the truth.
     """
 
     basis: Tensor
     mean: Tensor
     covariance: Tensor
-    floor: Tensor
+    truths: Tensor
 
     @classmethod
-    def of(cls, test: Tensor, train: Tensor) -> Reference:
-        """From features (N, D) of test and of training images."""
+    def of(cls, test: Tensor, first: Sequence[int]) -> Reference:
+        """From features (N, D) of the test images, and the places of those that come first in the list."""
         _, covariance = statistics(test)
         k = min(COMPONENTS, test.shape[1])
         basis = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :k].float()
         if k == test.shape[1]:
             basis = torch.eye(k)
-        return cls(basis, *statistics(test.float() @ basis), train.float() @ basis)
+        projected = test.float() @ basis
+        return cls(basis, *statistics(projected), projected[list(first)])
 
     def save(self, path: Path) -> None:
         arrays = {k: getattr(self, k).numpy() for k in ("basis", "mean", "covariance")}
-        save_arrays(path, {**arrays, "floor": self.floor.half().numpy()})
+        save_arrays(path, {**arrays, "truths": self.truths.half().numpy()})
 
     @classmethod
     def load(cls, path: Path) -> Reference:
         with np.load(path, allow_pickle=False) as file:
-            parts = {k: torch.from_numpy(file[k]) for k in ("basis", "mean", "covariance", "floor")}
-        return cls(**{**parts, "floor": parts["floor"].float()})
+            parts = {k: torch.from_numpy(file[k]) for k in ("basis", "mean", "covariance", "truths")}
+        return cls(**{**parts, "truths": parts["truths"].float()})
 
 
 def reference_path(out: Path, data: str, shape: tuple[int, ...]) -> Path:
@@ -94,8 +95,7 @@ def reference(out: Path, data: str, images: Images, folder: str) -> Reference:
     if path.is_file():
         return Reference.load(path)
     eyes = perception(images.test.shape[1] == 1, folder)
-    chosen = torch.randperm(len(images.train), generator=keyed_generator(91))[:_FLOOR]
-    seen = [eyes.features((part.float() + 0.5) / 2**images.bits) for part in (images.test, images.train[chosen])]
-    found = Reference.of(*seen)
+    features = eyes.features((images.test.float() + 0.5) / 2**images.bits)
+    found = Reference.of(features, order(len(images.test), TEST)[:_TRUTHS])
     found.save(path)
     return found

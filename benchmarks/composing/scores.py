@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -45,10 +47,10 @@ def _frechet(features: Tensor, reference: Reference) -> float:
     return frechet_of_statistics(*statistics(features.float()), reference.mean, reference.covariance)
 
 
-def floor(reference: Reference, count: int) -> float:
-    """The Fréchet distance of ``count`` other real images, (training ones): what finitely many make of a perfect score."""
-    few = reference.floor[:count]
-    return _frechet(few, reference) if len(few) == count > few.shape[1] else _NAN
+def of_truths(reference: Reference, images: Sequence[int], draws: int) -> float:
+    """The Fréchet distance of draws that all are the truth: what so few images, each so many times, make of perfection."""
+    known = max(images, default=0) < len(reference.truths) and len(images) * draws > reference.mean.numel()
+    return _frechet(reference.truths[list(images)].repeat(draws, 1), reference) if known else _NAN
 
 
 def inception_type(probabilities: Tensor) -> Interval:

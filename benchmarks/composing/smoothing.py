@@ -39,7 +39,8 @@ from flowinv.solvers import Diverged, VariationalSettings
 from flowinv.store import write_text
 
 SIGMAS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
-BETAS = (30.0, 100.0, 300.0, 1000.0)
+BETAS = (30.0, 100.0, 300.0, 1000.0, 3000.0)
+SCORES = ("observed", "squared_error", "squared_error_hidden", "perceptual", "energy_score")
 SCALES = {"l2": SIGMAS, "annealed": tuple(s for s in SIGMAS if s < 1), "perceptual": BETAS}
 
 
@@ -104,10 +105,26 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if not group:
                 continue
             entry: dict[str, Any] = {"variant": variant, "scale": scale, "images": len(group)}
-            for name in ("observed", "squared_error", "squared_error_hidden", "perceptual", "energy_score"):
+            for name in SCORES:
                 values = [row[name] for row in group if row.get(name) is not None]
                 entry[name] = asdict(mean_interval(values)) if values else None
             found.append(entry)
+    return found
+
+
+def annealing_gains(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each sigma, by how much annealed fits exceed the plain ones, image by image; negative is better."""
+    by_fit = {(r["variant"], r["scale"], r["image"]): r for r in rows if "failed" not in r}
+    found = []
+    for scale in SCALES["annealed"]:
+        pairs = [
+            (row, by_fit["l2", scale, image])
+            for (variant, sigma, image), row in by_fit.items()
+            if variant == "annealed" and sigma == scale and ("l2", scale, image) in by_fit
+        ]
+        if pairs:
+            gains = {name: asdict(mean_interval([a[name] - b[name] for a, b in pairs])) for name in SCORES}
+            found.append({"scale": scale, "images": len(pairs), **gains})
     return found
 
 

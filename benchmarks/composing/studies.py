@@ -6,6 +6,8 @@ from typing import Any
 
 from benchmarks.composing.bootstrap import number
 from benchmarks.composing.cells import table, text
+from benchmarks.composing.methods import METHODS
+from benchmarks.composing.tune import tried
 
 Cells = dict[str, Any]
 SMOOTHING = ("observed", "squared_error", "perceptual", "energy_score")
@@ -14,11 +16,36 @@ SMOOTHING = ("observed", "squared_error", "perceptual", "energy_score")
 def study_sections(studies: dict[str, Any], found: dict[str, Cells]) -> list[str]:
     """What the studies found, in the page's order."""
     return [
+        _tuned(studies.get("tuned")),
         _ideal(studies.get("ideal"), found.get("mnist-bottom", {})),
         _semi(studies.get("semi")),
         _avi_speed(studies.get("avi_speed")),
         _smoothing(studies.get("smoothing")),
     ]
+
+
+def _tuned(tuned: Cells | None) -> str:
+    if not tuned:
+        return ""
+    rows = []
+    for case, methods in tuned.items():
+        for method, entry in methods.items():
+            settings = ", ".join(f"{k} {v}{_at_end(method, k, v)}" for k, v in entry["settings"].items())
+            criterion = METHODS[method].criterion
+            score = f"{criterion.replace('_', ' ')} {number(entry[criterion])}"
+            rows.append([case, METHODS[method].label, settings, score, str(entry["validation_images"])])
+    prose = """## What settings were tuned to
+
+Each on so few validation images that the choice may be chance; * marks the end of the grid that was tried.
+
+"""
+    return prose + table(["case", "method", "settings", "its score there", "validation images"], rows)
+
+
+def _at_end(method: str, name: str, value: Any) -> str:
+    """A star where a number is the least or the greatest that was tried."""
+    numbers = {changes[name] for changes in tried(method) if name in changes and not isinstance(changes[name], str)}
+    return "*" if len(numbers) > 1 and value in (min(numbers), max(numbers)) else ""
 
 
 def _ideal(study: dict[str, Any] | None, digits: Cells) -> str:
@@ -92,4 +119,11 @@ squared error (exp(-beta d), a generalised posterior). `observed` is the mean sq
         for e in study["summary"]
     ]
     head = ["smoothing", "sigma or beta", "images", "observed", "squared error of a draw", "perceptual", "energy score"]
-    return prose + table(head, rows)
+    gains = [
+        [number(e["scale"]), str(e["images"]), *(text(e[name]) for name in SMOOTHING)] for e in study.get("gains", [])
+    ]
+    paired = (
+        "\nAnnealed fits less the plain ones of the same sigma, image by image (where the interval holds no 0, the\n"
+    )
+    paired += "difference is there):\n\n"
+    return prose + table(head, rows) + (paired + table(head[1:], gains) if gains else "")

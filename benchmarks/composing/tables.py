@@ -9,6 +9,7 @@ Writes benchmarks/results/composing/tables.json and docs/benchmarks/composing.md
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from benchmarks.composing import semi, smoothing
 from benchmarks.composing.aggregate import common_images, paired, summary
 from benchmarks.composing.cases import CASES
-from benchmarks.composing.methods import METHODS
+from benchmarks.composing.methods import METHODS, TUNED
 from benchmarks.composing.page import page, read_page, write_page
 from benchmarks.composing.run import RESULTS, result_path
 from benchmarks.composing.store import read_rows
@@ -50,8 +51,10 @@ def tables(out: Path) -> Tables:
 def studies(out: Path) -> dict[str, Any]:
     """The studies' files, with summaries made anew from their rows."""
     found = {name: read_rows(out / f"{name}.json") for name in STUDIES}
+    found["tuned"] = json.loads(TUNED.read_text(encoding="utf-8"))
     if (smoothed := found["smoothing"]) is not None:
         smoothed["summary"] = smoothing.summarise(smoothed["rows"])
+        smoothed["gains"] = smoothing.annealing_gains(smoothed["rows"])
     if (started := found["semi"]) is not None:
         started["variants"] = semi.summarise(started["rows"], started["settings"]["lengths"][-1])
     return found

@@ -18,8 +18,8 @@ CURVES = (
     ("svi", "psnr", "SVI, single draws", BLUE, "--s"),
     ("lmc", "psnr_mean", "LMC, mean", GREEN, "-o"),
     ("lmc", "psnr", "LMC, single draws", GREEN, "--s"),
-    ("ivom", "psnr", "Asim et al. / IvOM", ORANGE, "-^"),
-    ("csgm", "psnr", "CSGM", RED, "-v"),
+    ("ivom-point", "psnr", "Asim et al. / IvOM", ORANGE, "-^"),
+    ("csgm-point", "psnr", "CSGM", RED, "-v"),
     ("hmc-noise", "psnr_mean", "HMC through SVI, mean", PURPLE, "-o"),
 )
 

@@ -7,6 +7,7 @@ paper (a kernel density over 256 grey levels, entropy in bits, at most 8), and w
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ import torch
 from torch import Tensor
 
 import flowinv
-from benchmarks.composing.cases import case_named
+from benchmarks.composing.cases import Case, case_named
 from benchmarks.composing.data import load
 from benchmarks.composing.figures.canvas import BLUE, GREEN, RED, canvas, save, tidy
 from benchmarks.composing.measure import hidden
-from benchmarks.composing.methods import settings_of
+from benchmarks.composing.methods import describe, settings_of
 from benchmarks.composing.picture import as_bytes, as_rgb, measurement
 from benchmarks.composing.store import save_arrays
 from flowinv.randomness import keyed_generator
@@ -31,25 +32,39 @@ COLOURS = (BLUE, GREEN, RED)
 
 
 def main(options: argparse.Namespace) -> Path:
-    case = options.case or "faces-top"
-    kept = options.out / "uncertainty" / f"{case}-{options.image}.npz"
+    case = case_named(options.case or "faces-top")
+    kept = options.out / "uncertainty" / f"{case.name}-{options.image}.npz"
+    prior = flowinv.load_prior(options.prior or case.dataset.prior)
+    settings = fit_settings(case, options.image, options.shrink)
+    identity = identity_of(prior, settings, options.draws or DRAWS)
     if not kept.is_file():
-        found = compute(case, options)
-        save_arrays(kept, found)
+        save_arrays(kept, {**compute(case, prior, settings, options), "identity": np.array(identity)})
     with np.load(kept, allow_pickle=False) as file:
-        return draw({name: file[name] for name in file.files}, options.figures / f"figure-1-{case}.png")
+        found = {name: file[name] for name in file.files}
+    if str(found.get("identity")) != identity:
+        raise ValueError(f"{kept} was made with other settings; move it away")
+    return draw(found, options.figures / f"figure-1-{case.name}.png")
 
 
-def compute(name: str, options: argparse.Namespace) -> dict[str, np.ndarray]:
-    """Fit one observation and summarise its draws."""
-    case = case_named(name)
-    where = options.prior or case.dataset.prior
-    prior, images = flowinv.load_prior(where), load(case.dataset, options.data, options.prior)
-    truth = images.truth(options.image)
-    problem = case.problem(prior, truth, options.image)
-    settings = settings_of("svi", case, shrink=options.shrink)
+def fit_settings(case: Case, image: int, shrink: int = 1) -> VariationalSettings:
+    """Those of the tables."""
+    settings = settings_of("svi", case, shrink=shrink)
     assert isinstance(settings, VariationalSettings)
-    settings = replace(settings, seed=options.image, final_draws=2)
+    return replace(settings, seed=image, final_draws=2)
+
+
+def identity_of(prior: flowinv.Flow, settings: VariationalSettings, draws: int) -> str:
+    """What a picture that was kept must have been made with."""
+    made_with = {"prior": prior.fingerprint(), "solver": describe(settings), "draws": draws}
+    return json.dumps(made_with, sort_keys=True)
+
+
+def compute(
+    case: Case, prior: flowinv.Flow, settings: VariationalSettings, options: argparse.Namespace
+) -> dict[str, np.ndarray]:
+    """Fit one observation and summarise its draws."""
+    truth = load(case.dataset, options.data, options.prior).truth(options.image)
+    problem = case.problem(prior, truth, options.image)
     posterior = flowinv.VariationalSolver(settings).solve(problem)
     grey = posterior.source(options.draws or DRAWS, keyed_generator(options.image, 2))
     source = flowinv.summaries.mapped(grey, lambda x: x.mean(2, keepdim=True))  # one intensity per pixel
