@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -25,6 +27,7 @@ from flowinv.families.family import composed_at
 from flowinv.families.pregenerator import LowerTriangular, PreGeneratorConfig
 from flowinv.flows import Chain, GlowConfig, build
 from flowinv.solvers import PRESETS, OptimizationSettings, PointSolver, VariationalSolver
+from flowinv.solvers import variational as module
 from flowinv.solvers.laplace import LARGEST, laplace_factor
 from flowinv.solvers.variational import LAPLACE_SCALE
 
@@ -167,6 +170,52 @@ def test_a_fit_goes_on_where_it_was_interrupted(tmp_path) -> None:
         VariationalSolver(settings).solve(problem, tmp_path / "fit", stop)
     resumed = VariationalSolver(settings).solve(problem, tmp_path / "fit")
     assert torch.equal(resumed.mean(16), whole.mean(16)) and resumed.trace == whole.trace
+
+
+@pytest.mark.parametrize("family", ["coupling", "gaussian"])
+def test_a_fit_goes_on_from_its_checkpoint_alone(family: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither mode nor factor is computed again: their last bits differ with the threads, and they cost most of the time."""
+    problem = glow_problem()
+    settings = replace(QUICK, start_steps=20, pregenerator=PreGeneratorConfig(family, steps=2, hidden=8))
+    whole = VariationalSolver(settings).solve(problem)
+
+    def stop(p) -> None:
+        if (p.step, p.total) == (12, 30):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        VariationalSolver(settings).solve(problem, tmp_path / "fit", stop)
+    spent = json.loads((tmp_path / "fit" / "config.json").read_text())["state"]["seconds"]
+    estimate = PointSolver(OptimizationSettings("l1", steps=4)).solve(problem)
+
+    def never(*_, **__):
+        raise AssertionError("computed again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "laplace_factor", never)
+        patched.setattr(PointSolver, "solve", never)
+        with pytest.raises(ValueError, match="another problem or of other settings"):
+            VariationalSolver(settings).solve(problem, tmp_path / "fit", start=estimate)
+        with pytest.raises(ValueError, match="another problem or of other settings"):
+            VariationalSolver(replace(settings, start="point")).solve(problem, tmp_path / "fit")
+        resumed = VariationalSolver(settings).solve(problem, tmp_path / "fit")
+    assert torch.equal(resumed.mean(16), whole.mean(16)) and resumed.trace == whole.trace
+    assert resumed.family.fingerprint() == whole.family.fingerprint()
+    assert resumed.provenance["started_from"] == whole.provenance["started_from"] == "laplace"
+    assert resumed.provenance["seconds"] > spent
+
+
+def test_a_fit_around_a_given_point_goes_on_with_that_point_alone(tmp_path) -> None:
+    problem = glow_problem()
+    estimate, other = (
+        PointSolver(OptimizationSettings("l1", steps=n, learning_rate=0.05)).solve(problem) for n in (20, 21)
+    )
+    whole = VariationalSolver(QUICK).solve(problem, tmp_path / "fit", start=estimate)
+    again = VariationalSolver(QUICK).solve(problem, tmp_path / "fit", start=estimate)
+    assert again.trace == whole.trace and again.family.fingerprint() == whole.family.fingerprint()
+    for start in (other, None, copy.deepcopy(whole.family).requires_grad_()):
+        with pytest.raises(ValueError, match="another problem or of other settings"):
+            VariationalSolver(QUICK).solve(problem, tmp_path / "fit", start=start)
 
 
 def test_the_mode_can_be_sought_with_wider_noise() -> None:

@@ -59,6 +59,11 @@ class SolverRun(Resumable, Protocol):
     def load(self, folder: Path) -> None: ...
 
 
+def has_checkpoint(folder: str | Path | None) -> bool:
+    """Whether there is a run to go on with."""
+    return folder is not None and (Path(folder) / "config.json").exists()
+
+
 def drive(
     run: SolverRun,
     running: Callable[[], bool],
@@ -69,7 +74,7 @@ def drive(
 ) -> None:
     """Step while ``running``, from the checkpoint on if there is one, reporting and saving on the way."""
     folder = Path(checkpoint) if checkpoint is not None else None
-    if folder is not None and (folder / "config.json").exists():
+    if folder is not None and has_checkpoint(folder):
         with whole(folder, "checkpoint"):
             run.load(folder)
 
