@@ -218,6 +218,13 @@ def test_a_fit_around_a_given_point_goes_on_with_that_point_alone(tmp_path) -> N
             VariationalSolver(QUICK).solve(problem, tmp_path / "fit", start=start)
 
 
+def test_gradients_that_the_caller_turned_off_are_turned_on() -> None:
+    problem, z = glow_problem(), normal(2, 2, 4, 4)
+    with torch.no_grad():
+        found = laplace_factor(problem, z)
+    assert torch.equal(found, laplace_factor(problem, z)) and not found.requires_grad
+
+
 def test_the_mode_can_be_sought_with_wider_noise() -> None:
     exact = Exact()
     still = replace(QUICK, start_steps=1500, steps=1, learning_rate=1e-12, start_widening=10.0)

@@ -13,6 +13,7 @@ LARGEST = 4096
 _ROWS = 512  # of the Jacobian that are multiplied at once: a sum of D x D products costs more than the products
 
 
+@torch.enable_grad()  # the caller may have turned it off
 def laplace_factor(problem: InverseProblem, z: Tensor, prior: Flow | None = None, chunk: int = 32) -> Tensor:
     r"""Lower triangular L (B, D, D) with :math:`L L^T = (I + J^T W J)^{-1}`, J = dA(f(z))/dz at z (B, \*shape), D its elements.
 
@@ -30,9 +31,8 @@ def laplace_factor(problem: InverseProblem, z: Tensor, prior: Flow | None = None
             "start at the point instead"
         )
     leaf = z.detach().expand(chunk, *z.shape).clone().requires_grad_()
-    with torch.enable_grad():
-        x = prior.decode(leaf.flatten(0, 1))[0].view(leaf.shape)
-        prediction = problem.operator(x).flatten(2)  # (chunk, B, m)
+    x = prior.decode(leaf.flatten(0, 1))[0].view(leaf.shape)
+    prediction = problem.operator(x).flatten(2)  # (chunk, B, m)
     require_gradient(prediction, "A(x)")
     precision = _precision(problem, prediction[0].detach())
     information = torch.eye(size, dtype=torch.float64, device=z.device).repeat(len(z), 1, 1)
