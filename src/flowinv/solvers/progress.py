@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import torch
-
 from ..checkpoint import whole
 from ..interrupts import Resumable, keep_stepping
 
@@ -82,5 +80,4 @@ def drive(
         if report is not None:
             report(progress())
 
-    with torch.enable_grad():  # the caller may have turned it off
-        keep_stepping(run, running, run.one_step, show, folder, every)
+    keep_stepping(run, running, run.one_step, show, folder, every)
