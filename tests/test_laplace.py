@@ -18,7 +18,9 @@ from flowinv import (
     Gaussian,
     Identity,
     InverseProblem,
+    Laplace,
     Mask,
+    MatrixOperator,
     Poisson,
     Posterior,
     Quantile,
@@ -114,6 +116,30 @@ def test_noise_that_grows_with_the_signal_is_taken_at_the_point() -> None:
     found = laplace_factor(problem, z)[0]
     std = problem.likelihood.std(rate[None])[0]
     torch.testing.assert_close(found, torch.diag((1 + slope.square() / std.square()).rsqrt()))
+    counts = InverseProblem(prior, Identity(), Poisson(0.2, counts=True), torch.full((1, 3), 5.0).double())
+    torch.testing.assert_close(laplace_factor(counts, z)[0], found)
+
+
+def test_noise_without_a_count_or_without_width() -> None:
+    """At rate 0 the information counts as that of one count; what is not finite is refused in one line."""
+    prior = Flow(Affine(torch.zeros(3).double(), torch.eye(3).double()), (3,))
+    dark = InverseProblem(prior, Identity(), Poisson(0.2), torch.zeros(1, 3).double())
+    z = torch.tensor([[0.0, -1.0, 0.8]], dtype=torch.float64)
+    expected = torch.tensor([1 + 1 / 0.2**2, 1.0, 1 + 1 / (0.2 * 0.8)], dtype=torch.float64).rsqrt()
+    torch.testing.assert_close(laplace_factor(dark, z)[0], torch.diag(expected))
+    sharp = InverseProblem(prior, Identity(), Gaussian(1e-200), torch.zeros(1, 3).double())
+    with pytest.raises(ValueError, match=r"needs a finite Fisher information of A\(x\): at the point .*Gaussian"):
+        laplace_factor(sharp, z)
+
+
+def test_a_heavy_tailed_noise_counts_by_its_information_not_by_its_variance() -> None:
+    """Laplace(b): the approximate posterior of the mean of n values is N(., b^2 / n), of half the variance-based width squared."""
+    prior = Flow(Affine(torch.zeros(1).double(), 100 * torch.eye(1).double()), (1,))
+    problem = InverseProblem(
+        prior, MatrixOperator(torch.ones(50, 1).double()), Laplace(0.3), torch.zeros(1, 50).double()
+    )
+    found = 100 * float(laplace_factor(problem, torch.zeros(1, 1).double()))
+    assert found == pytest.approx(0.3 / 50**0.5, rel=1e-4)
 
 
 def test_a_fit_begins_at_the_narrowed_approximation() -> None:
@@ -265,7 +291,7 @@ def test_what_it_cannot_start_from_is_refused() -> None:
     exact = Exact()
     distance = CustomLikelihood(lambda y, p: -(y - p).square().flatten(-1).sum(-1))
     custom = InverseProblem(exact.prior, exact.problem.operator, distance, exact.y)
-    with pytest.raises(ValueError, match="needs the noise's standard deviation"):
+    with pytest.raises(ValueError, match="needs the Fisher information of A"):
         laplace_factor(custom, normal(1, 12))
     size = LARGEST + 1
     big = InverseProblem(Flow(Chain([]), (size,)), Identity(), Gaussian(0.1), torch.zeros(1, size))

@@ -212,7 +212,7 @@ def preset_for(name: str, task: str | None = None, problem: InverseProblem | Non
 def _has_laplace(problem: InverseProblem) -> bool:
     """Whether the Laplace approximation takes a matrix and a number of passes that can be afforded."""
     most = max(math.prod(problem.shape), problem.y[0].numel())
-    return most <= LARGEST and problem.likelihood.std(problem.y) is not None
+    return most <= LARGEST and problem.likelihood.fisher(problem.y) is not None
 
 
 def settings_for(name: str, preset: str | None = None, **changes: Any) -> Any:
