@@ -26,7 +26,7 @@ from ..interrupts import keep_stepping
 from ..operators import FunctionOperator
 from ..problem import InverseProblem
 from ..randomness import keyed_generator
-from ..settings import check_positive, check_types
+from ..settings import check_positive, check_seed, check_types
 from ..store import hash_tensors, read_bundle, under, write_bundle, write_text
 from ..summaries import can_sample
 from ..tasks import Task, task_from_spec
@@ -69,8 +69,7 @@ class AmortizedSettings:
         check_positive(self, what, *counted, "learning_rate", "clip")
         if self.squeezes < 0 or self.warmup < 0:
             raise ValueError(f"{what}s squeezes and warmup are at least 0, got {self.squeezes} and {self.warmup}")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"amortizer setting seed must lie in [0, 2^63), got {self.seed}")
+        check_seed(self.seed, f"{what} seed")
         if not 0 <= self.average < 1:
             raise ValueError(f"amortizer setting average must lie in [0, 1), got {self.average!r}")
 

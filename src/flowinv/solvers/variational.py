@@ -22,7 +22,7 @@ from ..gradients import require_gradient
 from ..point_estimate import PointEstimate
 from ..problem import InverseProblem, require_problem
 from ..randomness import keyed_generator
-from ..settings import check_positive, check_types
+from ..settings import check_positive, check_seed, check_types
 from ..store import hash_tensors, read_bundle, write_bundle
 from .laplace import laplace_factor
 from .optimization import PointSolver
@@ -82,6 +82,10 @@ class VariationalSettings:
         check_positive(
             self, "solver setting", "draws", "steps", "learning_rate", "clip", "window", "final_draws", "start_steps"
         )
+        for name in ("warmup", "tolerance"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"solver setting {name} must be at least 0, got {getattr(self, name)!r}")
+        check_seed(self.seed, "solver setting seed")
         if not 0 <= self.cooldown <= 1:
             raise ValueError(f"solver setting cooldown must lie in [0, 1], got {self.cooldown!r}")
         if not (self.anneal >= 1 and math.isfinite(self.anneal)):
@@ -132,6 +136,10 @@ class _Run:
     ):
         """``made_from``: what the solver made ``start`` from, in ``seconds``; a start that it was given goes by its weights."""
         self.problem, self.settings = problem, settings
+        if start is not None and start.space != settings.space:
+            raise ValueError(
+                f"the family to start from is over space {start.space!r}, the settings' is {settings.space!r}"
+            )
         family = (
             start
             if start is not None
