@@ -11,7 +11,16 @@ from torch import Tensor
 
 from flowinv import PointEstimate
 from flowinv.randomness import keyed_generator
-from flowinv.solvers import SOLVERS, catalogue, settings_for, solve
+from flowinv.solvers import (
+    OPTIMIZATION_PRESETS,
+    SOLVERS,
+    AmortizedSettings,
+    AmortizedTrainer,
+    catalogue,
+    settings_for,
+    solve,
+)
+from flowinv.tasks import Task
 
 TINY: dict[str, dict[str, Any]] = {
     "svi": {"steps": 3, "draws": 2, "final_draws": 8},
@@ -51,3 +60,40 @@ def test_gradients_that_the_caller_turned_off_are_no_matter(
     with torch.no_grad():
         found = answer(name, preset)
     assert torch.equal(found, expected) and torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "field"),
+    [
+        ("csgm", "map-fast", "misfit is 'likelihood'"),
+        ("csgm", "ivom-fast", "penalty is 'none'"),
+        ("ivom", "csgm-fast", "penalty is 'latent-norm'"),
+        ("solverip", "csgm-fast", "misfit is 'l2'"),
+        ("glowip", "solverip-denoise", "misfit is 'l1'"),
+        ("map", "csgm", "misfit is 'l2'"),
+    ],
+)
+def test_a_point_solver_does_not_run_under_the_name_of_another(name: str, preset: str, field: str) -> None:
+    problem = Exact((6,), batch=2, dtype=torch.float32).problem
+    with pytest.raises(ValueError, match=f"these settings are not {name}'s: {field}"):
+        solve(name, problem, OPTIMIZATION_PRESETS[preset])
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_preset_is_taken_as_settings_too(name: str) -> None:
+    for preset in SOLVERS[name].presets:
+        settings = settings_for(name, preset)
+        assert catalogue._checked(name, settings) is settings
+
+
+def test_settings_of_a_training_that_does_not_take_place_are_refused() -> None:
+    problem = Exact((6,), batch=2, dtype=torch.float32).problem
+    task = Task(problem.operator, problem.likelihood, {})
+    amortizer = AmortizedTrainer(problem.given_prior, task, AmortizedSettings(**TINY["avi"])).run()
+    for settings in ("fast", AmortizedSettings(steps=7)):
+        with pytest.raises(ValueError, match="settings are for training, and an amortizer that fits needs none"):
+            solve("avi", problem, settings, amortizer=amortizer)
+    expected = amortizer.posterior(problem).sample(2, keyed_generator(0))
+    for settings in (None, AmortizedSettings(seed=3)):  # a seed is for whatever may come
+        found = solve("avi", problem, settings, amortizer=amortizer)
+        assert torch.equal(found.sample(2, keyed_generator(0)), expected)
