@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from flowinv.solvers import (
     SOLVERS,
     AmortizedSettings,
     AmortizedTrainer,
+    Sampler,
     catalogue,
     settings_for,
     solve,
@@ -97,3 +99,16 @@ def test_settings_of_a_training_that_does_not_take_place_are_refused() -> None:
     for settings in (None, AmortizedSettings(seed=3)):  # a seed is for whatever may come
         found = solve("avi", problem, settings, amortizer=amortizer)
         assert torch.equal(found.sample(2, keyed_generator(0)), expected)
+
+
+def test_what_is_said_of_costs_is_what_the_defaults_cost() -> None:
+    fit, large, chain = settings_for("svi"), settings_for("svi", "from-laplace"), settings_for("hmc")
+    ambient = settings_for("ambient")
+    passes = f"{fit.draws * fit.steps:,} "
+    assert SOLVERS["svi"].costs.startswith(passes) and SOLVERS["ambient"].costs.startswith(passes)
+    assert large.draws * large.steps == ambient.draws * ambient.steps == fit.draws * fit.steps
+    assert f"{large.start_steps} and one per measured element more" in SOLVERS["svi"].costs
+    problem = Exact((6,)).problem
+    few = Sampler(replace(chain, chains=1)).solve(problem)
+    assert few.provenance["prior_passes"] - 1 == (chain.warmup + chain.steps) * chain.leapfrogs == 4000
+    assert SOLVERS["hmc"].costs.startswith("4,000 ")

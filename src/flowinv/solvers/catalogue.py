@@ -59,7 +59,8 @@ SOLVERS: dict[str, SolverInfo] = {
             "paper-celebahq",
         ),
         _POSTERIOR,
-        "5,000 prior passes with gradient for each observation, then one per draw",
+        "4,800 prior passes with gradient for each observation (large images: 500 and one per measured element more), "
+        "then one per draw",
         "by default: the composed flow; draws near the truth, a density and a bound on the evidence",
     ),
     "avi": SolverInfo(
@@ -80,7 +81,7 @@ SOLVERS: dict[str, SolverInfo] = {
         "variational",
         ("ambient", "paper-mnist", "paper-cifar10", "paper-celebahq"),
         _POSTERIOR,
-        "as svi, with the prior's density and its gradient in every pass: about twice",
+        "4,800 passes as of svi, with the prior's density and its gradient in every one: about twice",
         "as a baseline: a flow over pixels has to learn again what the prior knows",
     ),
     "lmc": SolverInfo(
@@ -101,7 +102,7 @@ SOLVERS: dict[str, SolverInfo] = {
         "sampling",
         ("hmc",),
         _CHAINS,
-        "steps times leapfrogs prior passes with gradient for each chain",
+        "4,000 prior passes with gradient for each chain: warm-up and steps, times leapfrogs",
         "for exact draws in the latent, checked by R-hat; slow on sharp posteriors",
     ),
     "hmc-noise": SolverInfo(
