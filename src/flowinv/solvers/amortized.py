@@ -95,7 +95,7 @@ class Amortizer:
 
     def refuses(self, problem: InverseProblem) -> str | None:
         """Why it cannot answer a problem, or None where it can: it knows one prior, one operator, one noise."""
-        if problem.prior_fingerprint != self.prior_sha256:
+        if self.prior_sha256 not in _names(problem):
             return "it was trained under another prior"
         operator = self.task.operator.on(problem.shape)
         for mine, theirs in ((operator, problem.operator), (self.task.likelihood, problem.likelihood)):
@@ -189,13 +189,21 @@ def shipped_amortizers() -> dict[str, Path]:
 
 def find_amortizer(problem: InverseProblem) -> Amortizer | None:
     """The shipped amortizer that was trained for a problem's prior, operator and noise, if there is one."""
+    names = _names(problem)
     for folder in shipped_amortizers().values():
         config, _ = read_bundle(folder, FORMAT)
-        if config.get("prior_sha256") == problem.prior_fingerprint:
+        if config.get("prior_sha256") in names:
             found = Amortizer.load(folder)
             if found.refuses(problem) is None:
                 return found
     return None
+
+
+def _names(problem: InverseProblem) -> set[str]:
+    """The prior's fingerprint as it is and in single precision: the same weights in float64 are the same density."""
+    if problem.y.dtype == torch.float32:
+        return {problem.prior_fingerprint}
+    return {problem.prior_fingerprint, problem.given_prior.fingerprint(torch.float32)}
 
 
 def _same_code(a: Any, b: Any) -> bool:
