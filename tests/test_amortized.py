@@ -242,6 +242,19 @@ def test_the_shipped_amortizer_is_found_and_answers_at_once() -> None:
     assert (posterior.measure_elbo(64, keyed_generator(2)) > 200).all() and (prior_guess < -1000).all()
     other = InverseProblem(prior, chosen.operator, Gaussian(0.2), problem.y)
     assert find_amortizer(other) is None
+    double = InverseProblem.from_task(load_prior("mnist").double(), chosen, problem.y.double())
+    assert find_amortizer(double).prior_sha256 == amortizer.prior_sha256 != double.prior_fingerprint
+    noise = torch.randn(16, 3, 1, 28, 28, generator=keyed_generator(3))
+    exact = solve("avi", double)
+    a, b = (p.family.draw(noise.to(p.problem.y), p.problem.prior) for p in (posterior, exact))
+    assert b.x.dtype == b.log_q.dtype == torch.float64 and exact.mean(2).dtype == torch.float64
+    torch.testing.assert_close(a.x.mean(0).double(), b.x.mean(0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(a.inner.double(), b.inner, atol=1e-3, rtol=0)
+    start = find_amortizer(double).start(double)
+    assert next(start.parameters()).dtype == torch.float64
+    with torch.no_grad():
+        next(double.given_prior.parameters()).mul_(1 + 1e-6)  # a trace of another prior
+    assert find_amortizer(InverseProblem.from_task(double.given_prior, chosen, double.y)) is None
 
 
 def test_semi_amortized_by_name_starts_from_the_amortizer() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -16,7 +18,9 @@ from flowinv import (
     Gaussian,
     Identity,
     InverseProblem,
+    Laplace,
     Mask,
+    MatrixOperator,
     Poisson,
     Posterior,
     Quantile,
@@ -25,6 +29,7 @@ from flowinv.families.family import composed_at
 from flowinv.families.pregenerator import LowerTriangular, PreGeneratorConfig
 from flowinv.flows import Chain, GlowConfig, build
 from flowinv.solvers import PRESETS, OptimizationSettings, PointSolver, VariationalSolver
+from flowinv.solvers import variational as module
 from flowinv.solvers.laplace import LARGEST, laplace_factor
 from flowinv.solvers.variational import LAPLACE_SCALE
 
@@ -111,6 +116,30 @@ def test_noise_that_grows_with_the_signal_is_taken_at_the_point() -> None:
     found = laplace_factor(problem, z)[0]
     std = problem.likelihood.std(rate[None])[0]
     torch.testing.assert_close(found, torch.diag((1 + slope.square() / std.square()).rsqrt()))
+    counts = InverseProblem(prior, Identity(), Poisson(0.2, counts=True), torch.full((1, 3), 5.0).double())
+    torch.testing.assert_close(laplace_factor(counts, z)[0], found)
+
+
+def test_noise_without_a_count_or_without_width() -> None:
+    """At rate 0 the information counts as that of one count; what is not finite is refused in one line."""
+    prior = Flow(Affine(torch.zeros(3).double(), torch.eye(3).double()), (3,))
+    dark = InverseProblem(prior, Identity(), Poisson(0.2), torch.zeros(1, 3).double())
+    z = torch.tensor([[0.0, -1.0, 0.8]], dtype=torch.float64)
+    expected = torch.tensor([1 + 1 / 0.2**2, 1.0, 1 + 1 / (0.2 * 0.8)], dtype=torch.float64).rsqrt()
+    torch.testing.assert_close(laplace_factor(dark, z)[0], torch.diag(expected))
+    sharp = InverseProblem(prior, Identity(), Gaussian(1e-200), torch.zeros(1, 3).double())
+    with pytest.raises(ValueError, match=r"needs a finite Fisher information of A\(x\): at the point .*Gaussian"):
+        laplace_factor(sharp, z)
+
+
+def test_a_heavy_tailed_noise_counts_by_its_information_not_by_its_variance() -> None:
+    """Laplace(b): the approximate posterior of the mean of n values is N(., b^2 / n), of half the variance-based width squared."""
+    prior = Flow(Affine(torch.zeros(1).double(), 100 * torch.eye(1).double()), (1,))
+    problem = InverseProblem(
+        prior, MatrixOperator(torch.ones(50, 1).double()), Laplace(0.3), torch.zeros(1, 50).double()
+    )
+    found = 100 * float(laplace_factor(problem, torch.zeros(1, 1).double()))
+    assert found == pytest.approx(0.3 / 50**0.5, rel=1e-4)
 
 
 def test_a_fit_begins_at_the_narrowed_approximation() -> None:
@@ -169,6 +198,59 @@ def test_a_fit_goes_on_where_it_was_interrupted(tmp_path) -> None:
     assert torch.equal(resumed.mean(16), whole.mean(16)) and resumed.trace == whole.trace
 
 
+@pytest.mark.parametrize("family", ["coupling", "gaussian"])
+def test_a_fit_goes_on_from_its_checkpoint_alone(family: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither mode nor factor is computed again: their last bits differ with the threads, and they cost most of the time."""
+    problem = glow_problem()
+    settings = replace(QUICK, start_steps=20, pregenerator=PreGeneratorConfig(family, steps=2, hidden=8))
+    whole = VariationalSolver(settings).solve(problem)
+
+    def stop(p) -> None:
+        if (p.step, p.total) == (12, 30):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        VariationalSolver(settings).solve(problem, tmp_path / "fit", stop)
+    spent = json.loads((tmp_path / "fit" / "config.json").read_text())["state"]["seconds"]
+    estimate = PointSolver(OptimizationSettings("l1", steps=4)).solve(problem)
+
+    def never(*_, **__):
+        raise AssertionError("computed again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "laplace_factor", never)
+        patched.setattr(PointSolver, "solve", never)
+        with pytest.raises(ValueError, match="another problem or of other settings"):
+            VariationalSolver(settings).solve(problem, tmp_path / "fit", start=estimate)
+        with pytest.raises(ValueError, match="another problem or of other settings"):
+            VariationalSolver(replace(settings, start="point")).solve(problem, tmp_path / "fit")
+        resumed = VariationalSolver(settings).solve(problem, tmp_path / "fit")
+    assert torch.equal(resumed.mean(16), whole.mean(16)) and resumed.trace == whole.trace
+    assert resumed.family.fingerprint() == whole.family.fingerprint()
+    assert resumed.provenance["started_from"] == whole.provenance["started_from"] == "laplace"
+    assert resumed.provenance["seconds"] > spent
+
+
+def test_a_fit_around_a_given_point_goes_on_with_that_point_alone(tmp_path) -> None:
+    problem = glow_problem()
+    estimate, other = (
+        PointSolver(OptimizationSettings("l1", steps=n, learning_rate=0.05)).solve(problem) for n in (20, 21)
+    )
+    whole = VariationalSolver(QUICK).solve(problem, tmp_path / "fit", start=estimate)
+    again = VariationalSolver(QUICK).solve(problem, tmp_path / "fit", start=estimate)
+    assert again.trace == whole.trace and again.family.fingerprint() == whole.family.fingerprint()
+    for start in (other, None, copy.deepcopy(whole.family).requires_grad_()):
+        with pytest.raises(ValueError, match="another problem or of other settings"):
+            VariationalSolver(QUICK).solve(problem, tmp_path / "fit", start=start)
+
+
+def test_gradients_that_the_caller_turned_off_are_turned_on() -> None:
+    problem, z = glow_problem(), normal(2, 2, 4, 4)
+    with torch.no_grad():
+        found = laplace_factor(problem, z)
+    assert torch.equal(found, laplace_factor(problem, z)) and not found.requires_grad
+
+
 def test_the_mode_can_be_sought_with_wider_noise() -> None:
     exact = Exact()
     still = replace(QUICK, start_steps=1500, steps=1, learning_rate=1e-12, start_widening=10.0)
@@ -209,7 +291,7 @@ def test_what_it_cannot_start_from_is_refused() -> None:
     exact = Exact()
     distance = CustomLikelihood(lambda y, p: -(y - p).square().flatten(-1).sum(-1))
     custom = InverseProblem(exact.prior, exact.problem.operator, distance, exact.y)
-    with pytest.raises(ValueError, match="needs the noise's standard deviation"):
+    with pytest.raises(ValueError, match="needs the Fisher information of A"):
         laplace_factor(custom, normal(1, 12))
     size = LARGEST + 1
     big = InverseProblem(Flow(Chain([]), (size,)), Identity(), Gaussian(0.1), torch.zeros(1, size))

@@ -155,6 +155,34 @@ def test_chi_squared_is_one_at_the_truth(likelihood):
     torch.testing.assert_close(y.mean(0), mean, atol=5 * float(std.max()) / math.sqrt(4_000), rtol=0)
 
 
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        Gaussian(PER_ELEMENT),
+        Laplace(0.2),
+        Laplace(PER_MEASUREMENT),
+        Poisson(0.05, background=0.3),
+        Poisson(0.05 * PER_ELEMENT, counts=True),
+    ],
+    ids=repr,
+)
+def test_fisher_information_is_the_expected_squared_score(likelihood):
+    prediction = PREDICTION[0].expand(20_000, B, *M).clone().requires_grad_()
+    y = likelihood.sample(prediction.detach(), generator(9))
+    (score,) = torch.autograd.grad(likelihood.elementwise(y, prediction).sum(), prediction)
+    squares = score.square()
+    error = 5 * squares.std(0) / math.sqrt(len(squares)) + 1e-9 * squares.mean(0)
+    found = likelihood.fisher(PREDICTION[0]).expand(B, *M)
+    assert ((squares.mean(0) - found).abs() < error).all()
+    assert not ((1.2 * squares.mean(0) - found).abs() < error).any()
+
+
+def test_fisher_information_where_there_is_little_or_none():
+    prediction = torch.tensor([-0.1, 0.0, 0.1, 0.5], dtype=torch.float64)
+    assert Poisson(0.25).fisher(prediction).tolist() == pytest.approx([0, 16, 16, 8])  # a rate below 1 counts as 1
+    assert CustomLikelihood(lambda y, p: p.sum(-1)).fisher(prediction) is None
+
+
 def test_chi_squared_by_hand():
     y, prediction = torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[[0.0, 0.0, 0.0]], [[1.0, 1.0, 1.0]]])
     observed = torch.tensor([[True, True, False]])

@@ -358,10 +358,24 @@ def test_a_start_of_another_kind_is_another_fit(tmp_path) -> None:
     from flowinv.families.family import composed
 
     problem, config = small_problem(), PreGeneratorConfig(steps=2, hidden=8)
-    latent, ambient = (composed(problem.shape, 1, config, space) for space in ("latent", "ambient"))
-    VariationalSolver(SHORT).solve(problem, tmp_path, start=latent)
-    with pytest.raises(ValueError, match="another problem or of other settings"):
-        VariationalSolver(SHORT).solve(problem, tmp_path, start=ambient)
+    small, other = (composed(problem.shape, 1, replace(config, seed=seed)) for seed in (0, 1))
+    VariationalSolver(SHORT).solve(problem, tmp_path, start=small)
+    for start in (other, composed(problem.shape, 1, replace(config, hidden=4)), None):
+        with pytest.raises(ValueError, match="another problem or of other settings"):
+            VariationalSolver(SHORT).solve(problem, tmp_path, start=start)
+
+
+def test_a_start_in_another_space_is_refused() -> None:
+    """What is fitted is the start's family; the settings must not say otherwise."""
+    from flowinv.families.family import composed
+
+    problem, config = small_problem(), PreGeneratorConfig(steps=2, hidden=8)
+    for space, other in (("latent", "ambient"), ("ambient", "latent")):
+        start = composed(problem.shape, 1, config, space)
+        with pytest.raises(ValueError, match=f"over space '{space}', the settings' is '{other}'"):
+            VariationalSolver(replace(SHORT, space=other)).solve(problem, start=start)
+        fitted = VariationalSolver(replace(SHORT, space=space)).solve(problem, start=start)
+        assert fitted.family.space == space == fitted.provenance["settings"]["space"]
 
 
 def test_a_posterior_leaves_the_family_it_was_given_trainable() -> None:
@@ -459,6 +473,10 @@ def test_bf16_fits_but_reports_in_full_precision() -> None:
         ({"start": "point", "space": "ambient"}, "is for a coupling or gaussian pre-generator in the latent space"),
         ({"start": "point", "pregenerator": PreGeneratorConfig("realnvp")}, "is for a coupling or gaussian"),
         ({"start_steps": 0}, "start_steps"),
+        ({"warmup": -1}, "solver setting warmup must be at least 0, got -1"),
+        ({"tolerance": -0.5}, "solver setting tolerance must be at least 0, got -0.5"),
+        ({"seed": -1}, r"solver setting seed must lie in \[0, 2\^63\), got -1"),
+        ({"seed": 2**63}, r"solver setting seed must lie in \[0, 2\^63\), got 9223372036854775808"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(change, message) -> None:

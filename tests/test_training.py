@@ -419,7 +419,7 @@ def test_a_config_and_its_round_trip(tmp_path: Path) -> None:
         ("batch = true\n" + GOOD, "batch = True is not valid"),
         ("flip = 1\n" + GOOD, "flip = 1 is not valid: expected bool"),
         ("bits = 9\n" + GOOD, "bits = 9 is out of range"),
-        ("seed = -1\n" + GOOD, "seed = -1 is out of range"),
+        ("seed = -1\n" + GOOD, r"training setting seed must lie in \[0, 2\^63\), got -1"),
         ("holdout = -5\n" + GOOD, "holdout = -5"),
         ("warmup = -5\n" + GOOD, "warmup = -5"),
         ("average = 1.0\n" + GOOD, "average = 1.0"),

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+import torch
+
 
 @contextmanager
 def between_steps() -> Iterator[Callable[[], None]]:
@@ -67,7 +69,7 @@ def keep_stepping(
     """
     started, before = time.monotonic(), run.seconds
     saved, whole = started, True
-    with between_steps() as check:
+    with between_steps() as check, torch.enable_grad():  # the caller may have turned it off
         try:
             while running():
                 whole = False

@@ -57,6 +57,13 @@ class Likelihood:
         """Standard deviation of each element of y, broadcastable to the prediction; None where it is unknown."""
         return None
 
+    def fisher(self, prediction: Tensor) -> Tensor | None:
+        """E[(d log p(y | prediction) / d prediction)^2] of each element, broadcastable to the prediction; None where unknown.
+
+        The Fisher information of A(x): J^T fisher J is that of what A(x) depends on, J its Jacobian.
+        """
+        return None
+
     def chi_squared(self, y: Tensor, prediction: Tensor, observed: Tensor | None = None) -> Tensor:
         """Mean over observed elements of ((y - E y) / std)^2, (..., B): 1 on average at the true x."""
         _match(y, prediction)
@@ -155,6 +162,9 @@ class Gaussian(_Scaled):
     def std(self, prediction: Tensor) -> Tensor:
         return self._scale(prediction)
 
+    def fisher(self, prediction: Tensor) -> Tensor:
+        return self._scale(prediction).square().reciprocal()
+
 
 class Laplace(_Scaled):
     r"""y_i ~ Laplace(A(x)_i, b_i): :math:`-|y_i - A(x)_i|/b_i - \log 2 b_i`, of standard deviation sqrt(2) b.
@@ -177,6 +187,9 @@ class Laplace(_Scaled):
 
     def std(self, prediction: Tensor) -> Tensor:
         return math.sqrt(2) * self._scale(prediction)
+
+    def fisher(self, prediction: Tensor) -> Tensor:
+        return self._scale(prediction).square().reciprocal()
 
 
 class Poisson(_Scaled):
@@ -228,6 +241,15 @@ class Poisson(_Scaled):
 
     def std(self, prediction: Tensor) -> Tensor:
         return self._unit(prediction) * self._rate(prediction).sqrt()
+
+    def fisher(self, prediction: Tensor) -> Tensor:
+        """1 / (gain^2 rate), 0 where A(x) < 0, which log p does not depend on.
+
+        A rate below one count is taken as one: the information grows without bound towards rate 0, where hardly any count
+        comes, and after none A(x) is known to within one gain.
+        """
+        information = 1 / (self._scale(prediction).square() * self._rate(prediction).clamp_min(1))
+        return torch.where(prediction < 0, information.new_zeros(()), information)
 
     def check(self, y: Tensor, observed: Tensor | None = None) -> None:
         super().check(y, observed)

@@ -41,6 +41,12 @@ def check_types(config: Any, what: str, positive_but: tuple[str, ...] | None = N
             raise ValueError(f"{what} {setting.name} = {value!r} must be positive")
 
 
+def check_seed(seed: int, name: str) -> None:
+    """Refuse a seed that a generator does not take, or takes for another one."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"{name} must lie in [0, 2^63), got {seed!r}")
+
+
 def check_positive(config: Any, what: str, *names: str) -> None:
     """Refuse a setting that is not a positive, finite number, by name."""
     for name in names:

@@ -20,6 +20,16 @@ from flowinv.store import read_bundle
 COMMAND = [sys.executable, "-c", "from flowinv.cli import main; main()"]
 
 
+def test_the_package_runs_as_a_module() -> None:
+    for arguments, code in ((["--version"], 0), (["solve"], 2)):
+        results = [
+            subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120)
+            for command in (COMMAND, [sys.executable, "-m", "flowinv"])
+        ]
+        by_function, by_module = ((r.returncode, r.stdout, r.stderr) for r in results)
+        assert by_module == by_function and by_module[0] == code
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to tell when training has begun")
 def test_ctrl_c_in_training_keeps_it(place: Path, run: Run) -> None:
     text = TRAINING.replace("epochs = 4", "epochs = 100000")

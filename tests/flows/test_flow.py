@@ -161,6 +161,13 @@ class TestFingerprint:
         flow.log_prob(flow.sample(2, generator))
         assert flow.fingerprint() == fingerprint
 
+    def test_in_a_precision_it_is_that_of_the_converted_flow(self, flow: Flow) -> None:
+        flow, double = flow.float(), copy.deepcopy(flow).double()
+        assert flow.fingerprint() == flow.fingerprint(torch.float32) == double.fingerprint(torch.float32)
+        assert double.fingerprint() == flow.fingerprint(torch.float64) != flow.fingerprint()
+        next(double.parameters()).data += 1e-3
+        assert double.fingerprint(torch.float32) != flow.fingerprint()
+
     def test_every_weight_changes_it(self, flow: Flow) -> None:
         seen = {flow.fingerprint()}
         for tensor in flow.state_dict().values():

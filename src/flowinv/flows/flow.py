@@ -173,13 +173,18 @@ class Flow(Bijection):
         set_bf16(twin, bf16)
         return twin
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the maps and their settings and every parameter and buffer: the identity of this density."""
+    def fingerprint(self, dtype: torch.dtype | None = None) -> str:
+        """SHA-256 over the maps and their settings and every parameter and buffer: the identity of this density.
+
+        With ``dtype`` that of the flow once it is converted to it.
+        """
         digest = hashlib.sha256(repr((self.shape, self.support, self.bits)).encode())
         for name, part in self.named_modules():
             if isinstance(part, Bijection):
                 digest.update(repr((name, type(part).__name__, *_settings(part))).encode())
         for name, tensor in sorted(self.state_dict().items()):
+            if dtype is not None and tensor.is_floating_point():
+                tensor = tensor.to(dtype)
             digest.update(name.encode())
             digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -26,7 +26,7 @@ from ..interrupts import keep_stepping
 from ..operators import FunctionOperator
 from ..problem import InverseProblem
 from ..randomness import keyed_generator
-from ..settings import check_positive, check_types
+from ..settings import check_positive, check_seed, check_types
 from ..store import hash_tensors, read_bundle, under, write_bundle, write_text
 from ..summaries import can_sample
 from ..tasks import Task, task_from_spec
@@ -69,8 +69,7 @@ class AmortizedSettings:
         check_positive(self, what, *counted, "learning_rate", "clip")
         if self.squeezes < 0 or self.warmup < 0:
             raise ValueError(f"{what}s squeezes and warmup are at least 0, got {self.squeezes} and {self.warmup}")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"amortizer setting seed must lie in [0, 2^63), got {self.seed}")
+        check_seed(self.seed, f"{what} seed")
         if not 0 <= self.average < 1:
             raise ValueError(f"amortizer setting average must lie in [0, 1), got {self.average!r}")
 
@@ -96,7 +95,7 @@ class Amortizer:
 
     def refuses(self, problem: InverseProblem) -> str | None:
         """Why it cannot answer a problem, or None where it can: it knows one prior, one operator, one noise."""
-        if problem.prior_fingerprint != self.prior_sha256:
+        if self.prior_sha256 not in _names(problem):
             return "it was trained under another prior"
         operator = self.task.operator.on(problem.shape)
         for mine, theirs in ((operator, problem.operator), (self.task.likelihood, problem.likelihood)):
@@ -190,13 +189,21 @@ def shipped_amortizers() -> dict[str, Path]:
 
 def find_amortizer(problem: InverseProblem) -> Amortizer | None:
     """The shipped amortizer that was trained for a problem's prior, operator and noise, if there is one."""
+    names = _names(problem)
     for folder in shipped_amortizers().values():
         config, _ = read_bundle(folder, FORMAT)
-        if config.get("prior_sha256") == problem.prior_fingerprint:
+        if config.get("prior_sha256") in names:
             found = Amortizer.load(folder)
             if found.refuses(problem) is None:
                 return found
     return None
+
+
+def _names(problem: InverseProblem) -> set[str]:
+    """The prior's fingerprint as it is and in single precision: the same weights in float64 are the same density."""
+    if problem.y.dtype == torch.float32:
+        return {problem.prior_fingerprint}
+    return {problem.prior_fingerprint, problem.given_prior.fingerprint(torch.float32)}
 
 
 def _same_code(a: Any, b: Any) -> bool:

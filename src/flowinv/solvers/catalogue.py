@@ -12,7 +12,7 @@ from ..point_estimate import PointEstimate
 from ..posterior import Posterior
 from ..problem import InverseProblem, require_problem
 from ..tasks import Task
-from .amortized import AMORTIZED_PRESETS, AmortizedTrainer, Amortizer, find_amortizer
+from .amortized import AMORTIZED_PRESETS, AmortizedSettings, AmortizedTrainer, Amortizer, find_amortizer
 from .laplace import LARGEST
 from .optimization import PointSolver
 from .optimization_settings import OPTIMIZATION_PRESETS
@@ -59,7 +59,8 @@ SOLVERS: dict[str, SolverInfo] = {
             "paper-celebahq",
         ),
         _POSTERIOR,
-        "5,000 prior passes with gradient for each observation, then one per draw",
+        "4,800 prior passes with gradient for each observation (large images: 500 and one per measured element more), "
+        "then one per draw",
         "by default: the composed flow; draws near the truth, a density and a bound on the evidence",
     ),
     "avi": SolverInfo(
@@ -80,7 +81,7 @@ SOLVERS: dict[str, SolverInfo] = {
         "variational",
         ("ambient", "paper-mnist", "paper-cifar10", "paper-celebahq"),
         _POSTERIOR,
-        "as svi, with the prior's density and its gradient in every pass: about twice",
+        "4,800 passes as of svi, with the prior's density and its gradient in every one: about twice",
         "as a baseline: a flow over pixels has to learn again what the prior knows",
     ),
     "lmc": SolverInfo(
@@ -101,7 +102,7 @@ SOLVERS: dict[str, SolverInfo] = {
         "sampling",
         ("hmc",),
         _CHAINS,
-        "steps times leapfrogs prior passes with gradient for each chain",
+        "4,000 prior passes with gradient for each chain: warm-up and steps, times leapfrogs",
         "for exact draws in the latent, checked by R-hat; slow on sharp posteriors",
     ),
     "hmc-noise": SolverInfo(
@@ -170,6 +171,13 @@ SOLVERS: dict[str, SolverInfo] = {
     ),
 }
 
+# what tells the solvers of one engine apart: settings have it in common with one of the solver's presets
+_DEFINING: dict[Engine, tuple[str, ...]] = {
+    "sampling": ("kernel", "space"),
+    "variational": ("space",),
+    "optimization": ("misfit", "penalty"),
+}
+
 _OF_TASKS = {
     "csgm": {
         "denoise": "solverip-csgm-denoise-fast",
@@ -212,7 +220,7 @@ def preset_for(name: str, task: str | None = None, problem: InverseProblem | Non
 def _has_laplace(problem: InverseProblem) -> bool:
     """Whether the Laplace approximation takes a matrix and a number of passes that can be afforded."""
     most = max(math.prod(problem.shape), problem.y[0].numel())
-    return most <= LARGEST and problem.likelihood.std(problem.y) is not None
+    return most <= LARGEST and problem.likelihood.fisher(problem.y) is not None
 
 
 def settings_for(name: str, preset: str | None = None, **changes: Any) -> Any:
@@ -225,20 +233,24 @@ def settings_for(name: str, preset: str | None = None, **changes: Any) -> Any:
     preset = preset or info.presets[0]
     if preset not in info.presets:
         raise ValueError(f"{name} has no preset {preset!r}: expected one of {', '.join(info.presets)}")
-    presets: dict[str, dict[str, Any]] = {
-        "variational": dict(PRESETS),
-        "amortized": dict(AMORTIZED_PRESETS),
-        "sampling": dict(SAMPLING_PRESETS),
-        "optimization": dict(OPTIMIZATION_PRESETS),
-    }
-    settings = presets[info.engine][preset]
-    if name == "ambient":  # the paper's runs of it have its SVI's settings
-        settings = replace(settings, space="ambient")
+    settings = _preset(name, preset)
     if unknown := [key for key in changes if not hasattr(settings, key)]:
         raise ValueError(f"{name} has no setting {unknown[0]!r}")
     if info.engine == "sampling" and "steps" in changes:
         changes = {**_in_proportion(settings, changes["steps"]), **changes}
     return replace(settings, **changes)
+
+
+def _preset(name: str, preset: str) -> Any:
+    engine = solver_info(name).engine
+    if engine == "amortized":
+        return AMORTIZED_PRESETS[preset]
+    if engine == "sampling":
+        return SAMPLING_PRESETS[preset]
+    if engine == "optimization":
+        return OPTIMIZATION_PRESETS[preset]
+    # the paper's runs in the ambient space have its SVI's settings
+    return replace(PRESETS[preset], space="ambient") if name == "ambient" else PRESETS[preset]
 
 
 def _in_proportion(settings: SamplingSettings, steps: Any) -> dict[str, int]:
@@ -253,12 +265,12 @@ def _checked(name: str, settings: Any) -> Any:
     """Settings of the solver of that name, given or by a preset's name; another solver's are refused."""
     if isinstance(settings, str):
         return settings_for(name, settings)
-    usual = settings_for(name)
-    same = {"sampling": ("kernel", "space"), "variational": ("space",)}.get(solver_info(name).engine, ())
-    if type(settings) is not type(usual):
-        raise TypeError(f"{name} takes {type(usual).__name__}, or a preset's name, got {type(settings).__name__}")
-    for field in same:
-        if getattr(settings, field) != getattr(usual, field):
+    info = solver_info(name)
+    own = [_preset(name, preset) for preset in info.presets]
+    if type(settings) is not type(own[0]):
+        raise TypeError(f"{name} takes {type(own[0]).__name__}, or a preset's name, got {type(settings).__name__}")
+    for field in _DEFINING.get(info.engine, ()):
+        if getattr(settings, field) not in {getattr(preset, field) for preset in own}:
             raise ValueError(
                 f"these settings are not {name}'s: {field} is {getattr(settings, field)!r}; engines take any settings"
             )
@@ -277,7 +289,8 @@ def solve(
     """Solve a problem with the solver of that name: a posterior, or a point estimate.
 
     ``settings`` are its own, or the name of one of its presets (default: what ``preset_for`` gives). ``avi`` and
-    ``semi-amortized`` take ``amortizer``, or the shipped one that fits, or train one. ``hmc-noise`` fits svi first.
+    ``semi-amortized`` take ``amortizer``, or the shipped one that fits, or train one; avi's settings are those of that
+    training, and refused where there is none. ``hmc-noise`` fits svi first.
     ``checkpoint`` is a folder, in which a run that was interrupted goes on; there is one sub-folder for each part of it.
     """
     info = solver_info(name)
@@ -298,26 +311,26 @@ def solve(
             first = settings_for("svi", preset_for("svi", problem=problem), seed=settings.seed)
             through = VariationalSolver(first).solve(problem, part("svi"), report)
         return Sampler(settings).solve(problem, through, part("chains"), report)
-    if name == "avi":
-        return _amortizer(problem, amortizer, settings, part("amortizer"), report).posterior(problem)
-    if name == "semi-amortized":
+    if name in USE_AMORTIZER:
+        found = amortizer if amortizer is not None else find_amortizer(problem)
+        if name == "avi":
+            if found is not None and settings != settings_for(name, seed=settings.seed):
+                raise ValueError(
+                    "avi's settings are for training, and an amortizer that fits needs none: leave them out"
+                )
+            return (found or _trained(problem, settings, part("amortizer"), report)).posterior(problem)
         training = settings_for("avi", "fast", seed=settings.seed)
-        found = _amortizer(problem, amortizer, training, part("amortizer"), report)
+        found = found or _trained(problem, training, part("amortizer"), report)
         return VariationalSolver(settings).solve(
             problem, part("fit"), report, start=found.start(problem, settings.pregenerator)
         )
     return VariationalSolver(settings).solve(problem, part("fit"), report)
 
 
-def _amortizer(
-    problem: InverseProblem, given: Amortizer | None, settings: Any, folder: Path | None, report: Report | None
+def _trained(
+    problem: InverseProblem, settings: AmortizedSettings, folder: Path | None, report: Report | None
 ) -> Amortizer:
-    """The amortizer given, a shipped one that fits, or one trained for this problem's prior, operator and noise."""
-    if given is not None:
-        return given
-    found = find_amortizer(problem)
-    if found is not None:
-        return found
+    """An amortizer trained for this problem's prior, operator and noise."""
     operator, likelihood = problem.operator, problem.likelihood
     task = Task(operator, likelihood, {**(operator.spec or {}), "likelihood": likelihood.spec})
     trainer = AmortizedTrainer(problem.given_prior, task, settings)

@@ -13,14 +13,15 @@ LARGEST = 4096
 _ROWS = 512  # of the Jacobian that are multiplied at once: a sum of D x D products costs more than the products
 
 
+@torch.enable_grad()  # the caller may have turned it off
 def laplace_factor(problem: InverseProblem, z: Tensor, prior: Flow | None = None, chunk: int = 32) -> Tensor:
     r"""Lower triangular L (B, D, D) with :math:`L L^T = (I + J^T W J)^{-1}`, J = dA(f(z))/dz at z (B, \*shape), D its elements.
 
-    W holds 1 / variance of each observed element of y, so that J^T W J is the Fisher information of z (Gauss-Newton), and
+    W holds the likelihood's Fisher information of each observed element, so that J^T W J is that of z (Gauss-Newton), and
     N(z, L L^T) the posterior's Laplace approximation where z is its mode: exact for a linear f and Gaussian noise. Costs one
     backward pass of the prior for every element that an observation has, ``chunk`` at a time, and B D^2 numbers of memory.
-    ``prior`` stands in for the problem's, a copy in bfloat16 say. Refuses D above 4096, and a likelihood that has no standard
-    deviation.
+    ``prior`` stands in for the problem's, a copy in bfloat16 say. Refuses D above 4096, and a likelihood whose Fisher
+    information is unknown.
     """
     prior = prior if prior is not None else problem.prior
     size = z[0].numel()
@@ -30,9 +31,8 @@ def laplace_factor(problem: InverseProblem, z: Tensor, prior: Flow | None = None
             "start at the point instead"
         )
     leaf = z.detach().expand(chunk, *z.shape).clone().requires_grad_()
-    with torch.enable_grad():
-        x = prior.decode(leaf.flatten(0, 1))[0].view(leaf.shape)
-        prediction = problem.operator(x).flatten(2)  # (chunk, B, m)
+    x = prior.decode(leaf.flatten(0, 1))[0].view(leaf.shape)
+    prediction = problem.operator(x).flatten(2)  # (chunk, B, m)
     require_gradient(prediction, "A(x)")
     precision = _precision(problem, prediction[0].detach())
     information = torch.eye(size, dtype=torch.float64, device=z.device).repeat(len(z), 1, 1)
@@ -52,16 +52,21 @@ def laplace_factor(problem: InverseProblem, z: Tensor, prior: Flow | None = None
 
 
 def _precision(problem: InverseProblem, prediction: Tensor) -> Tensor:
-    """1 / variance of every element of y, 0 where nothing was observed, (B, m)."""
+    """The Fisher information of every element of A(x), 0 where nothing was observed, (B, m)."""
     shaped = prediction.view(problem.y.shape)
-    std = problem.likelihood.std(shaped)
-    if std is None:
+    fisher = problem.likelihood.fisher(shaped)
+    if fisher is None:
         raise ValueError(
-            f"a Laplace start needs the noise's standard deviation, which {problem.likelihood!r} has not; start at the point"
+            f"a Laplace start needs the Fisher information of A(x), which {problem.likelihood!r} has not; start at the point"
         )
-    precision = std.expand(shaped.shape).square().reciprocal()
+    precision = fisher.expand(shaped.shape)
     if problem.observed is not None:
         precision = torch.where(problem.observed, precision, precision.new_zeros(()))
+    if not torch.isfinite(precision).all():
+        raise ValueError(
+            f"a Laplace start needs a finite Fisher information of A(x): at the point that of {problem.likelihood!r} is not; "
+            "start at the point"
+        )
     return precision.flatten(1)
 
 

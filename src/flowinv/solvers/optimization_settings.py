@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..settings import check_positive, check_types
+from ..settings import check_positive, check_seed, check_types
 
 MISFITS = {"l2": "||A(x) - y||^2", "l1": "||A(x) - y||_1", "likelihood": "-log p(y | x)"}
 PENALTIES = {
@@ -73,7 +73,8 @@ class OptimizationSettings:
                 )
         counted = ("restarts", "history", "steps", "window")
         check_positive(self, "solver setting", *counted, "learning_rate", "tolerance")
-        for name in ("weight", "init_scale", "first", "seed"):
+        check_seed(self.seed, "solver setting seed")
+        for name in ("weight", "init_scale", "first"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"solver setting {name} must be at least 0, got {getattr(self, name)!r}")
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):

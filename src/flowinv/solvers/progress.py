@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import torch
-
 from ..checkpoint import whole
 from ..interrupts import Resumable, keep_stepping
 
@@ -59,6 +57,11 @@ class SolverRun(Resumable, Protocol):
     def load(self, folder: Path) -> None: ...
 
 
+def has_checkpoint(folder: str | Path | None) -> bool:
+    """Whether there is a run to go on with."""
+    return folder is not None and (Path(folder) / "config.json").exists()
+
+
 def drive(
     run: SolverRun,
     running: Callable[[], bool],
@@ -69,7 +72,7 @@ def drive(
 ) -> None:
     """Step while ``running``, from the checkpoint on if there is one, reporting and saving on the way."""
     folder = Path(checkpoint) if checkpoint is not None else None
-    if folder is not None and (folder / "config.json").exists():
+    if folder is not None and has_checkpoint(folder):
         with whole(folder, "checkpoint"):
             run.load(folder)
 
@@ -77,5 +80,4 @@ def drive(
         if report is not None:
             report(progress())
 
-    with torch.enable_grad():  # the caller may have turned it off
-        keep_stepping(run, running, run.one_step, show, folder, every)
+    keep_stepping(run, running, run.one_step, show, folder, every)

@@ -14,7 +14,7 @@ from ..checkpoint import fit_or_refuse
 from ..flow_posterior import FlowPosterior
 from ..problem import InverseProblem, require_problem
 from ..sampled_posterior import SampledPosterior
-from ..settings import check_positive, check_types
+from ..settings import check_positive, check_seed, check_types
 from ..store import read_bundle, under, write_bundle
 from .kernels import HMC, MALA, DualAveraging, Kernel, Langevin, Noise, RandomWalk, State, start
 from .progress import Diverged, SolverProgress, drive, preset_or_settings
@@ -71,6 +71,7 @@ class SamplingSettings:
         check_positive(self, "sampling setting", "steps", "thin", "chains", "leapfrogs", "step_size", "sigma_a")
         if self.warmup < 0:
             raise ValueError(f"sampling setting warmup must be at least 0, got {self.warmup!r}")
+        check_seed(self.seed, "sampling setting seed")
         for name, low, high in (("jitter", 0, 0.99), ("refresh", 0, 1)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"sampling setting {name} must lie in [{low}, {high}], got {getattr(self, name)!r}")
@@ -92,6 +93,11 @@ class SamplingSettings:
         for name, kernel in _OF_KERNELS.items():
             if self.kernel != kernel and getattr(self, name) != getattr(SamplingSettings, name):
                 raise ValueError(f"{name} is a setting of {kernel}, not of {self.kernel}")
+        if self.target_acceptance is not None and (self.kernel == "lmc" or not self.adapt):
+            why = "lmc accepts every proposal" if self.kernel == "lmc" else "adapt is off"
+            raise ValueError(f"nothing is adapted to target_acceptance: {why}")
+        if self.keep == "last" and self.thin != 1:
+            raise ValueError("keep 'last' keeps one state of each chain: there is nothing to thin, set thin to 1")
         if self.metric != "unit" and (self.kernel != "hmc" or self.space == "noise"):
             raise ValueError("metric 'pregenerator' is for hmc in the latent space alone")
         if self.space == "noise" and self.kernel == "pl-mcmc":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -21,12 +22,12 @@ from ..gradients import require_gradient
 from ..point_estimate import PointEstimate
 from ..problem import InverseProblem, require_problem
 from ..randomness import keyed_generator
-from ..settings import check_positive, check_types
-from ..store import read_bundle, write_bundle
+from ..settings import check_positive, check_seed, check_types
+from ..store import hash_tensors, read_bundle, write_bundle
 from .laplace import laplace_factor
 from .optimization import PointSolver
 from .optimization_settings import OptimizationSettings
-from .progress import Diverged, SolverProgress, drive, preset_or_settings
+from .progress import Diverged, SolverProgress, drive, has_checkpoint, preset_or_settings
 
 CHECKPOINT = "flowinv-solver"
 POINT_SCALE, LAPLACE_SCALE = 0.5, 0.7
@@ -81,6 +82,10 @@ class VariationalSettings:
         check_positive(
             self, "solver setting", "draws", "steps", "learning_rate", "clip", "window", "final_draws", "start_steps"
         )
+        for name in ("warmup", "tolerance"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"solver setting {name} must be at least 0, got {getattr(self, name)!r}")
+        check_seed(self.seed, "solver setting seed")
         if not 0 <= self.cooldown <= 1:
             raise ValueError(f"solver setting cooldown must lie in [0, 1], got {self.cooldown!r}")
         if not (self.anneal >= 1 and math.isfinite(self.anneal)):
@@ -121,8 +126,20 @@ PRESETS: dict[str, VariationalSettings] = {
 class _Run:
     """One fit: the family, the optimiser and the trace. The solver itself holds no state."""
 
-    def __init__(self, problem: InverseProblem, settings: VariationalSettings, start: Family | None = None):
+    def __init__(
+        self,
+        problem: InverseProblem,
+        settings: VariationalSettings,
+        start: Family | None = None,
+        made_from: str | None = None,
+        seconds: float = 0.0,
+    ):
+        """``made_from``: what the solver made ``start`` from, in ``seconds``; a start that it was given goes by its weights."""
         self.problem, self.settings = problem, settings
+        if start is not None and start.space != settings.space:
+            raise ValueError(
+                f"the family to start from is over space {start.space!r}, the settings' is {settings.space!r}"
+            )
         family = (
             start
             if start is not None
@@ -140,8 +157,8 @@ class _Run:
         if not self.weights:
             raise ValueError("the family to start from has no weights that may be trained")
         self.optimizer = torch.optim.Adam(self.weights, lr=settings.learning_rate)
-        self.started_from = self.family.fingerprint() if start is not None else None
-        self.step, self.seconds = 0, 0.0
+        self.started_from = self.family.fingerprint() if start is not None and made_from is None else made_from
+        self.step, self.seconds = 0, seconds
         self.cooldown_from = round(settings.steps * (1 - settings.cooldown))
         self.total = settings.steps
         self.trace: list[list[float]] = []  # per step, the ELBO of each observation
@@ -264,6 +281,12 @@ class _Run:
         self.good = self._snapshot()
 
 
+def _sha256(z: Tensor) -> str:
+    digest = hashlib.sha256()
+    hash_tensors(digest, {"z": z})
+    return digest.hexdigest()
+
+
 def _shadow(module: Family) -> Family:
     """A copy that shares the module's weights, and follows their updates, but passes them no gradient."""
     twin = copy.deepcopy(module).requires_grad_(False)
@@ -306,19 +329,18 @@ class VariationalSolver:
         finite.
         """
         require_problem(problem)
-        begun = 0.0
-        if isinstance(start, PointEstimate):
-            start, begun = self._around(problem, self._own(problem, start), 0.0)
-        elif start is not None and not isinstance(start, Family):
+        if start is not None and not isinstance(start, Family | PointEstimate):
             raise TypeError(f"start is a Family or a PointEstimate, got {type(start).__name__}")
-        elif start is None and self.settings.start != "prior":
-            place = None if checkpoint is None else Path(checkpoint).with_name(f"{Path(checkpoint).name}-start")
-            wide = self.settings.start_widening
-            mode = PointSolver(self._mode()).solve(
-                problem if wide == 1 else problem.widened(wide), place, report, every
-            )
-            start, begun = self._around(problem, mode.z, mode.provenance["seconds"])
-        run = _Run(problem, self.settings, start)
+        given = self._own(problem, start) if isinstance(start, PointEstimate) else None
+        if isinstance(start, Family) or self.settings.start == "prior":
+            run = _Run(problem, self.settings, start if isinstance(start, Family) else None)
+        else:  # known by what it is made from: the weights themselves differ in their last bits with the threads
+            made_from = self.settings.start if given is None else _sha256(given)
+            if has_checkpoint(checkpoint):
+                family, seconds = self._unplaced(problem), 0.0
+            else:
+                family, seconds = self._placed(problem, given, checkpoint, report, every)
+            run = _Run(problem, self.settings, family, made_from, seconds)
 
         def progress() -> SolverProgress:
             return SolverProgress(run.step, run.total, sum(run.trace[-1]) / problem.batch, run.seconds, "ELBO")
@@ -327,7 +349,7 @@ class VariationalSolver:
         fitted = time.monotonic()
         posterior = run.posterior()
         posterior.measure_elbo(self.settings.final_draws, keyed_generator(self.settings.seed, 10**6))
-        posterior.provenance["seconds"] = begun + run.seconds + time.monotonic() - fitted
+        posterior.provenance["seconds"] = run.seconds + time.monotonic() - fitted
         return posterior
 
     def _own(self, problem: InverseProblem, estimate: PointEstimate) -> Tensor:
@@ -346,15 +368,40 @@ class VariationalSolver:
             )
         return estimate.z
 
-    def _around(self, problem: InverseProblem, z: Tensor, seconds: float) -> tuple[Family, float]:
-        """A family around latents z (B, *shape), and the seconds that it took, those before included."""
-        s = self.settings
+    def _placed(
+        self,
+        problem: InverseProblem,
+        z: Tensor | None,
+        checkpoint: str | Path | None,
+        report: Callable[[SolverProgress], None] | None,
+        every: float,
+    ) -> tuple[Family, float]:
+        """The family to start from, around latents z (B, *shape) or the mode, and the seconds that it took."""
+        s, seconds = self.settings, 0.0
+        if z is None:
+            place = None if checkpoint is None else Path(checkpoint).with_name(f"{Path(checkpoint).name}-start")
+            sought = problem if s.start_widening == 1 else problem.widened(s.start_widening)
+            mode = PointSolver(self._mode()).solve(sought, place, report, every)
+            z, seconds = mode.z, mode.provenance["seconds"]
         if s.start == "point":
-            return composed_at(z, s.pregenerator, POINT_SCALE), seconds
+            return self._around(z, POINT_SCALE), seconds
         began = time.monotonic()
         factor = LAPLACE_SCALE * laplace_factor(problem, z, problem.prior.frozen(bf16=True) if s.bf16 else None)
-        config = s.pregenerator if s.pregenerator.family == "gaussian" else replace(s.pregenerator, affine=True)
-        return composed_at(z, config, factor), seconds + time.monotonic() - began
+        return self._around(z, factor), seconds + time.monotonic() - began
+
+    def _unplaced(self, problem: InverseProblem) -> Family:
+        """A family as ``_placed`` makes it but for its weights, which a checkpoint holds."""
+        z = torch.zeros(problem.batch, *problem.shape)
+        size = z[0].numel()
+        return self._around(
+            z, POINT_SCALE if self.settings.start == "point" else torch.eye(size).expand(len(z), -1, -1)
+        )
+
+    def _around(self, z: Tensor, scale: float | Tensor) -> Family:
+        config = self.settings.pregenerator
+        if isinstance(scale, Tensor) and config.family != "gaussian":
+            config = replace(config, affine=True)
+        return composed_at(z, config, scale)
 
     def _mode(self) -> OptimizationSettings:
         """How the mode of p(z | y) is sought: -log p(y | f(z)) + ||z||^2 / 2.

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..settings import check_seed
+
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     """Options written name=value, as on a command line: numbers and true / false become what they look like."""
@@ -35,8 +37,9 @@ def image_size(shape: Sequence[int], name: str) -> tuple[int, int]:
 
 def generator_of(seed: int) -> torch.Generator:
     number = _integer(seed)
-    if number is None or not 0 <= number < 2**63:
+    if number is None:
         raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
+    check_seed(number, "seed")
     return torch.Generator().manual_seed(number)
 
 

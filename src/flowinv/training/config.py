@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..flows.architectures import Config, config_from_dict, config_to_dict
-from ..settings import check_types
+from ..settings import check_seed, check_types
 from .data import Preparation
 
 
@@ -45,6 +45,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "training setting")
+        check_seed(self.seed, "training setting seed")
         check_types(self.flow, "flow setting", positive_but=("seed", "splits"))
         checks = {
             "epochs": self.epochs > 0,
@@ -57,7 +58,6 @@ class TrainingConfig:
             "warmup": self.warmup >= 0,
             "holdout": self.holdout >= 0,
             "test": self.test >= 0,
-            "seed": 0 <= self.seed < 2**63,
             "dequantization": self.dequantization in ("learned", "uniform"),
             "transform": self.transform in ("gaussianize", "logit", "none"),
         }
