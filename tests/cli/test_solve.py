@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +128,36 @@ def test_every_solver_writes_its_folder(run: Run, place: Path, monkeypatch: pyte
     assert ("rhat" in summary) == isinstance(posterior, SampledPosterior)
     assert posterior.sample(2, torch.Generator().manual_seed(0)).shape == (2, 1, *SHAPE)
     assert run("report", "out", "--out", "again.html")[0] == 0
+
+
+def command_of(card: Path) -> list[str]:
+    """The command that a card gives, with its folder, a measurement and a folder to write filled in."""
+    (line,) = [line.strip() for line in card.read_text().splitlines() if line.startswith("    flowinv")]
+    words = {"FOLDER": str(card.parent), "Y": "in/y.npy", "OUT": "answered"}
+    return [words.get(word, word) for word in shlex.split(line)[1:]]
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        ("--task", "inpaint-bottom", "--sigma", ".2"),
+        ("--task", "inpaint-pixels", "-o", "fraction=.3", "-o", "seed=2"),
+        ("--task", "inpaint-box", "-o", "size=2x1", "--likelihood", "laplace", "--sigma", ".05"),
+    ],
+)
+def test_the_command_on_an_amortizers_card_uses_it(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch, of: tuple[str, ...]
+) -> None:
+    from flowinv.solvers import AMORTIZED_PRESETS
+
+    monkeypatch.setitem(AMORTIZED_PRESETS, "fast", replace(AMORTIZED_PRESETS["fast"], **TINY["avi"]))
+    assert run(*IMAGE, *of, "--solver", "avi", "--preset", "fast")[0] == 0
+    amortizer = place / "out" / "amortizer"
+    code, out, err = run(*command_of(amortizer / "README.md"))
+    assert (code, err) == (0, "") and "training" not in out
+    posterior = Posterior.load(place / "answered" / "posterior")
+    trained = read_bundle(amortizer, "flowinv-amortizer")[0]["provenance"]
+    assert posterior.provenance["steps"] == 0 and posterior.provenance["amortizer"] == trained
 
 
 def test_the_same_command_gives_the_same_result(run: Run, place: Path) -> None:
