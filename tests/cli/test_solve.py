@@ -105,7 +105,7 @@ def test_every_solver_writes_its_folder(run: Run, place: Path, monkeypatch: pyte
     monkeypatch.setattr(catalogue, "settings_for", tiny)
     monkeypatch.setattr("flowinv.solvers.settings_for", tiny)
     arguments = (*SOLVE, "--image", "in/image.png", "--task", "inpaint-bottom", "--noiseless", "--solver", name)
-    code, _, err = run(*arguments, "--draws", 8)
+    code, out, err = run(*arguments, "--draws", 8)
     assert (code, err) == (0, "")
     summary = json.loads((place / "out" / "summary.json").read_text())
     assert summary["solver"] == name and "checkpoint" not in {p.name for p in (place / "out").iterdir()}
@@ -120,6 +120,7 @@ def test_every_solver_writes_its_folder(run: Run, place: Path, monkeypatch: pyte
     trained = ["amortizer"] if name in ("avi", "semi-amortized") else []  # none ships for this prior
     assert sorted(p.name for p in (place / "out").iterdir()) == [*trained, *OUTPUTS]
     if trained:
+        assert "training one first, 3 steps of 4 draws (2 observations, 2 each)\n" in out
         rest = arguments[4:] if name == "semi-amortized" else arguments[8:]  # a fit has steps, an answer has none
         again = ("solve", "in/affine", "--out", "again", *rest, "--amortizer", "out/amortizer", "--draws", 8)
         assert run(*again)[0] == 0
@@ -151,7 +152,8 @@ def test_the_command_on_an_amortizers_card_uses_it(
     from flowinv.solvers import AMORTIZED_PRESETS
 
     monkeypatch.setitem(AMORTIZED_PRESETS, "fast", replace(AMORTIZED_PRESETS["fast"], **TINY["avi"]))
-    assert run(*IMAGE, *of, "--solver", "avi", "--preset", "fast")[0] == 0
+    code, out, _ = run(*IMAGE, *of, "--solver", "avi", "--preset", "fast")
+    assert code == 0 and "training one first, 3 steps of 4 draws (2 observations, 2 each)\n" in out
     amortizer = place / "out" / "amortizer"
     code, out, err = run(*command_of(amortizer / "README.md"))
     assert (code, err) == (0, "") and "training" not in out
