@@ -17,12 +17,14 @@ from flowinv import (
     InverseProblem,
     Mask,
     Operator,
+    Poisson,
     VariationalSolver,
 )
 from flowinv.families import Conditional, ConditionalConfig
 from flowinv.flows import GlowConfig, build
 from flowinv.randomness import keyed_generator
 from flowinv.solvers import PRESETS, AmortizedSettings, AmortizedTrainer, Amortizer, Diverged, PreGeneratorConfig
+from flowinv.solvers.amortized import _use
 from flowinv.store import BundleError, read_bundle, write_bundle
 from flowinv.tasks import Task, task
 
@@ -115,6 +117,38 @@ def test_a_resumed_training_is_the_unbroken_one(tmp_path: Path) -> None:
     other, _ = image_trainer(replace(TINY, seed=1))
     with pytest.raises(ValueError, match="another prior, task or settings"):
         other.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "likelihood", "told"),
+    [
+        ("denoise", {}, Gaussian(0.25), "--task denoise --sigma 0.25 --solver avi --amortizer FOLDER"),
+        ("denoise", {}, Poisson(0.1), "--task denoise --likelihood poisson --sigma 0.1 --solver"),
+        ("deblur", {"kernel": "box"}, Gaussian(0.1), "--task deblur -o kernel=box -o padding=reflect --sigma"),
+        # what no command can say
+        ("denoise", {}, Poisson(0.1, background=0.1), None),
+        ("denoise", {}, Gaussian(torch.full((1, 8, 8), 0.1)), None),
+        ("inpaint-mask", {"mask": torch.eye(8)}, Gaussian(0.1), None),
+        ("inpaint-box", {"size": (2, 3)}, Gaussian(0.1), None),
+    ],
+)
+def test_its_card_gives_a_command_where_there_is_one(name, options, likelihood, told) -> None:
+    prior = image_trainer(TINY)[1]
+    card = (
+        AmortizedTrainer(prior, task(name, prior.shape, likelihood=likelihood, **options), TINY).result().card("p", "-")
+    )
+    if told is None:
+        assert "flowinv solve" not in card and "`Amortizer.load(FOLDER).posterior(problem)`" in card
+    else:
+        assert told in card
+
+
+def test_the_card_of_a_distance_quotes_its_weights() -> None:
+    distance = {"name": "stlpips", "weights": "/a b/w.npz", "size": 64}
+    spec = {"task": "denoise", "options": {}, "likelihood": {"kind": "distance", "distance": distance, "beta": 3.0}}
+    assert "--task denoise --likelihood stlpips --beta 3.0 --weights '/a b/w.npz' --solver avi" in _use("p", spec)
+    spec["likelihood"] = {"kind": "distance", "distance": {**distance, "size": 128}, "beta": 3.0}
+    assert "flowinv solve" not in _use("p", spec)
 
 
 def test_save_load_and_what_it_refuses(tmp_path: Path) -> None:

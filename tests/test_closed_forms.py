@@ -39,4 +39,4 @@ def test_the_page_is_that_of_the_rows(tmp_path: Path) -> None:
     closed_forms.main(["--page", str(tmp_path / "page.md")])
     text = (tmp_path / "page.md").read_text()
     assert text == closed_forms.PAGE.read_text(), "run python -m benchmarks.closed_forms"
-    assert "| hmc through svi |" in text and "| uf20-91 |" in text
+    assert "| hmc through svi |" in text and "| d 20, m 91 |" in text and "| uf20-91 |" not in text

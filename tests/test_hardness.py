@@ -292,8 +292,47 @@ def test_conditioning_concentrates_on_satisfying_assignments_at_the_height_of_th
 def test_the_bound_is_the_one_of_its_formula() -> None:
     assert enough_height(6, 18, margin=0.3) == pytest.approx(10.94, abs=0.01)
     assert enough_height(20, 91, margin=0.3) == pytest.approx(21.38, abs=0.01)
-    with pytest.raises(ValueError, match="failure"):
-        enough_height(6, 18, failure=1.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"failure": 1.0}, "failure"),
+        ({"variables": 0}, "at least 1 variable and 1 clause, got 0 and 18"),
+        ({"clauses": 0}, "at least 1 variable and 1 clause, got 6 and 0"),
+        ({"margin": 0.0}, r"margin must lie in \(0, 1/3\), got 0.0"),
+        ({"margin": math.nan}, "margin"),
+        ({"sigma": math.nan}, "sigma must be finite and at least 0, got nan"),
+        ({"sigma": -1.0}, "sigma"),
+    ],
+)
+def test_the_bound_refuses_what_is_no_formula_nor_flow(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        enough_height(**{"variables": 6, "clauses": 18} | wrong)
+
+
+def planted(variables: int, clauses: int, seed: int = 0) -> tuple[Formula, Tensor]:
+    """A random formula with a clause turned wherever it fails at one assignment, and that assignment (1, d)."""
+    generator = torch.Generator().manual_seed(seed)
+    a = 2.0 * torch.randint(2, (variables,), generator=generator) - 1
+    drawn = random_formula(variables, clauses, generator).clauses
+    met = [any(a[abs(v) - 1] * v > 0 for v in clause) for clause in drawn]
+    kept = [c if good else tuple(-v for v in c) for c, good in zip(drawn, met, strict=True)]
+    return Formula(variables, tuple(kept)), a[None].double()
+
+
+def test_the_probability_of_cores_of_a_hundred_variables() -> None:
+    formula, a = planted(100, 426)
+    enough = enough_height(100, 426)
+    assert Oracle(SatNetwork(formula, enough), a).success(200, torch.Generator().manual_seed(0))[0] > 0.99
+    for height in (20.0, 0.7 * enough, 0.75 * enough, 0.8 * enough):
+        oracle = Oracle(SatNetwork(formula, height), a)
+        inside, outside, _ = oracle._split(200, torch.Generator().manual_seed(0))
+        p, error = oracle.success(200, torch.Generator().manual_seed(0))
+        # the odds in logarithms: 1 / (1 + exp(700 and more)) is beyond the exponential's range
+        expected = inside - float(torch.logaddexp(torch.tensor(inside), torch.tensor(outside)))
+        assert p == pytest.approx(math.exp(expected), rel=1e-3, abs=1e-300) and 0 <= error <= p
+    assert Oracle(SatNetwork(formula, 20.0), a).success(500, torch.Generator().manual_seed(0)) < (1e-200, 1e-200)
 
 
 def grid_distribution(problem: InverseProblem, points: int = 4001) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:

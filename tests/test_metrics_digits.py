@@ -45,6 +45,22 @@ def squares(count: int, seed: int = 0) -> LabelledDigits:
     return LabelledDigits(images, labels)
 
 
+def test_refuses_other_units_than_0_to_1_but_not_draws_that_overshoot(
+    classifier: DigitClassifier, digits: Tensor
+) -> None:
+    distance, told = DigitDistance(classifier), r"digits must hold values in \[0, 1\], got values from 0\.\d+ to 25"
+    wrong = digits.clone()
+    wrong[4] *= 255
+    for pair in ((wrong, digits), (digits, wrong), (255 * digits, 255 * digits)):
+        with pytest.raises(ValueError, match=told):
+            distance(*pair)
+    with pytest.raises(ValueError, match=told):
+        classifier.probabilities(255 * digits)
+    assert (distance(2.5 * digits - 0.5, digits) > 0).all()
+    # an iterate may be anywhere: solvers have words of their own for what diverges
+    assert torch.isfinite(distance(digits, (255 * digits).requires_grad_())).all()
+
+
 # -- what ships ------------------------------------------------------------------------------------------------------
 
 

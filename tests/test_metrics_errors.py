@@ -106,6 +106,17 @@ def test_pooled_psnr_undoes_the_published_double_square_root() -> None:
     assert abs(found - printed) > 5
 
 
+def test_pooled_psnr_refuses_other_units_than_0_to_1_but_not_draws_that_overshoot() -> None:
+    x, truth = pair(4, 1, 8, 8)
+    for wrong, name in (((255 * x, truth), "x"), ((x, 255 * truth), "truth"), ((255 * x, 255 * truth), "x")):
+        with pytest.raises(
+            ValueError, match=rf"^{name} must hold values in \[0, 1\], got values from [01](\.\d+)? to 25\d"
+        ):
+            metrics.pooled_psnr(*wrong, 5)
+    over = torch.where(torch.arange(8) == 3, 2 * x + 1, x)
+    assert float(metrics.pooled_psnr(over, truth, 5)) == float(metrics.pooled_psnr(over.clamp(0, 1), truth, 5))
+
+
 def test_pooled_psnr_is_below_the_mean_and_pools_draw_by_draw() -> None:
     truth = (torch.arange(256, dtype=torch.float64).reshape(4, 1, 8, 8) + 0.5) / 256
     x = truth + torch.tensor([1, 2, 8, 64], dtype=torch.float64).view(4, 1, 1, 1) / 256

@@ -138,6 +138,8 @@ def test_small_and_grey_images_are_enlarged_and_repeated(path: Path) -> None:
     for wrong in ((2, 2, 20, 24), (2, 20, 24), (1, 1, 20, 24)):
         with pytest.raises(ValueError, match=r"\("):
             distance(torch.zeros(wrong), a if wrong[0] == 1 else torch.zeros(wrong))
+    with pytest.raises(ValueError, match=r"images must hold values in \[0, 1\], got values from"):
+        distance(255 * a, 255 * b)
     with pytest.raises(ValueError, match="32 pixels"):
         STLPIPS(path, size=16)
 

@@ -44,6 +44,16 @@ def test_fid_is_the_frechet_distance_of_its_features() -> None:
     assert found == pytest.approx(3 * metrics.frechet_distance(features(x), features(reference)), rel=1e-3)
 
 
+def test_scores_of_bytes_refuse_other_units_than_0_to_1() -> None:
+    x, reference = images(5, 20, 1, 8, 8), images(90, 1, 8, 8, seed=1)
+    told = r"images must hold values in \[0, 1\], got values from 0\.\d+ to 25"
+    for wrong in ((255 * x, reference), (x, 255 * reference)):
+        with pytest.raises(ValueError, match=told):
+            metrics.frechet_inception_distance(*wrong, Extractor())
+    with pytest.raises(ValueError, match=told):
+        metrics.inception_score(255 * x, torch.Generator().manual_seed(0), 1, Extractor())
+
+
 @pytest.mark.filterwarnings("ignore:std:UserWarning", "ignore:Metric `InceptionScore`:UserWarning")
 def test_inception_score_of_its_logits() -> None:
     torchmetrics = pytest.importorskip("torchmetrics.image.inception")

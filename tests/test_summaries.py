@@ -194,6 +194,17 @@ def test_entropy_of_known_distributions_in_bits():
     assert (found <= 8).all() and (found >= 0).all()
 
 
+def test_density_and_entropy_take_a_tensor_of_draws_and_refuse_other_units() -> None:
+    draws = torch.rand(200, 2, 1, 3, 3, generator=seeded(2))
+    assert torch.equal(summaries.entropy(draws), summaries.entropy(summaries.from_tensor(draws)))
+    assert torch.equal(summaries.density(draws).counts, summaries.density(summaries.from_tensor(draws)).counts)
+    with pytest.raises(ValueError, match=r"^draws must lie in the support \[0, 1\], got values from 0\.\d+ to 25"):
+        summaries.entropy(255 * draws)
+    assert torch.equal(summaries.entropy(255 * draws, (0.0, 255.0)), summaries.entropy(draws))
+    draws[0, 0, 0, 0, 0] = 40.0  # a draw that overshoots counts at the nearest end
+    assert torch.equal(summaries.entropy(draws), summaries.entropy(draws.clamp(0, 1)))
+
+
 def entropy_with_one_width(found: summaries.Density, sd: Tensor) -> float:
     """The entropy that a single Gaussian kernel of standard deviation 0.9 sd n^(-1/5) would give (Silverman's rule)."""
     counts = found.counts.flatten().double()

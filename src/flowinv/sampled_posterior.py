@@ -110,14 +110,15 @@ class SampledPosterior(Posterior):
         """Posterior probability that x, or a function of it (s, B, *shape) -> (s, B, ...), exceeds a threshold.
 
         Over all draws, in which case ``count`` and the errors are those of as many independent draws as the hits are worth
-        (as lp is, where every draw or none is one); with ``n`` over that many, the errors as if they were independent.
+        (as lp is, where every draw or none is one; one to a chain, where chains are too short to tell); with ``n`` over
+        that many, the errors as if they were independent.
         """
         found = super().exceedance(threshold, function, self.count if n is None else n, generator)
         if n is not None and n < self.count:
             return found
         hits = self._of(lambda x: ((x if function is None else function(x)) > threshold).double())
         p, error = found.probability, standard_error(hits)
-        known = self.ess.nan_to_num(nan=float(self.count)).clamp(1, self.count).to(p)
+        known = self.ess.nan_to_num(nan=float(len(self.chains))).clamp(1, self.count).to(p)
         fallback = known.view(-1, *(1,) * (p.dim() - 1)).expand(p.shape)
         worth = p * (1 - p) / error.square()
         worth = torch.where(torch.isnan(worth), fallback, worth).clamp(1, self.count)

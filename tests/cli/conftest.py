@@ -112,6 +112,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "amortize-half.toml").write_text(amortizing.replace("steps = 4", "steps = 4.5"))
     (folder / "amortize-word.toml").write_text(amortizing + 'noise = "no"\n')
     (folder / "amortize-flat.toml").write_text(amortizing.replace("squeezes = 1", "squeezes = 0"))
+    (folder / "amortize-wide.toml").write_text(amortizing.replace("hidden = 4", f"hidden = {10**13}"))
     (folder / "amortize-beta.toml").write_text(amortizing + "beta = 3\n")
     (folder / "amortize-text.toml").write_text('options = "x"\n' + amortizing)
     (folder / "amortize-sigma.toml").write_text(amortizing + "[options]\nsigma = 3\n")

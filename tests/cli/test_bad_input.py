@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from commands import IMAGE, MEASURED, SOLVE, TRAIN, Run, contents, with_operator
 
 from flowinv.cli import main
@@ -78,7 +79,7 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     ),
     (("amortize", "in/amortize-flat.toml", "--out", "out"), r"has 1 after 0 squeezes: set squeezes to 1 or more"),
     (("amortize", "in/amortize-beta.toml", "--out", "out"), "beta and weights belong to a distance"),
-    ((*IMAGE, "--steps", 20, "--task", "superres", "--solver", "pl-mcmc"), "mask"),
+    ((*IMAGE, "--steps", 20, "--task", "superres", "--noiseless", "--solver", "pl-mcmc"), "mask"),
     (("amortize", "in/amortize-text.toml", "--out", "out"), "options are a table of the task's, got 'x'"),
     (
         ("amortize", "in/amortize-sigma.toml", "--out", "out"),
@@ -171,6 +172,14 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     (("report", "in/posterior", "--truth", "in/two.npy"), r"truth must have shape \(1, 1, 4, 4\)"),
     (("report", "in/posterior", "--operator", "no_such_module_at_all:f"), "cannot be imported"),
     (("priors", "nosuch"), "no shipped prior 'nosuch': expected one of"),
+    (
+        (*IMAGE, "--task", "denoise", "--solver", "lmc", "--chains", 10**14),
+        r"more memory was asked for than there is \(6,400,000.0 GB at once\): run with fewer chains",
+    ),
+    ((*IMAGE, "--task", "denoise", "--solver", "lmc", "--chains", 2**63 - 1), "more memory was asked for"),
+    ((*IMAGE, "--task", "denoise", "--solver", "hmc", "--steps", 10**15), "more memory was asked for"),
+    ((*IMAGE, "--task", "compressed-sensing", "-o", f"measurements={10**14}"), "more memory was asked for"),
+    (("amortize", "in/amortize-wide.toml", "--out", "out"), "more memory was asked for"),
 ]
 
 
@@ -194,6 +203,23 @@ def test_without_a_network_the_hub_is_one_line(run: Run, monkeypatch: pytest.Mon
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     code, out, err = run("evaluate", "hub:nobody/nothing", "--data", "in/data.npz")
     assert code == 2 and out == "" and len(err.splitlines()) == 1 and "could not be fetched" in err
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")]
+)
+def test_other_ways_to_be_short_of_memory(run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    monkeypatch.setattr("flowinv.solvers.solve", lambda *_, **__: (_ for _ in ()).throw(error))
+    code, _, err = run(*IMAGE, "--task", "denoise")
+    assert code == 2 and len(err.splitlines()) == 1 and "more memory was asked for than there is: run" in err
+
+
+def test_other_errors_of_torch_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    wrong = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    monkeypatch.setattr("flowinv.solvers.solve", lambda *_, **__: (_ for _ in ()).throw(wrong))
+    monkeypatch.setattr(sys, "argv", ["flowinv", *map(str, IMAGE), "--task", "denoise"])
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        main()
 
 
 def test_a_traceback_for_those_who_ask(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

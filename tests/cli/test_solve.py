@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +105,7 @@ def test_every_solver_writes_its_folder(run: Run, place: Path, monkeypatch: pyte
     monkeypatch.setattr(catalogue, "settings_for", tiny)
     monkeypatch.setattr("flowinv.solvers.settings_for", tiny)
     arguments = (*SOLVE, "--image", "in/image.png", "--task", "inpaint-bottom", "--noiseless", "--solver", name)
-    code, _, err = run(*arguments, "--draws", 8)
+    code, out, err = run(*arguments, "--draws", 8)
     assert (code, err) == (0, "")
     summary = json.loads((place / "out" / "summary.json").read_text())
     assert summary["solver"] == name and "checkpoint" not in {p.name for p in (place / "out").iterdir()}
@@ -119,6 +120,7 @@ def test_every_solver_writes_its_folder(run: Run, place: Path, monkeypatch: pyte
     trained = ["amortizer"] if name in ("avi", "semi-amortized") else []  # none ships for this prior
     assert sorted(p.name for p in (place / "out").iterdir()) == [*trained, *OUTPUTS]
     if trained:
+        assert "training one first, 3 steps of 4 draws (2 observations, 2 each)\n" in out
         rest = arguments[4:] if name == "semi-amortized" else arguments[8:]  # a fit has steps, an answer has none
         again = ("solve", "in/affine", "--out", "again", *rest, "--amortizer", "out/amortizer", "--draws", 8)
         assert run(*again)[0] == 0
@@ -127,6 +129,37 @@ def test_every_solver_writes_its_folder(run: Run, place: Path, monkeypatch: pyte
     assert ("rhat" in summary) == isinstance(posterior, SampledPosterior)
     assert posterior.sample(2, torch.Generator().manual_seed(0)).shape == (2, 1, *SHAPE)
     assert run("report", "out", "--out", "again.html")[0] == 0
+
+
+def command_of(card: Path) -> list[str]:
+    """The command that a card gives, with its folder, a measurement and a folder to write filled in."""
+    (line,) = [line.strip() for line in card.read_text().splitlines() if line.startswith("    flowinv")]
+    words = {"FOLDER": str(card.parent), "Y": "in/y.npy", "OUT": "answered"}
+    return [words.get(word, word) for word in shlex.split(line)[1:]]
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        ("--task", "inpaint-bottom", "--sigma", ".2"),
+        ("--task", "inpaint-pixels", "-o", "fraction=.3", "-o", "seed=2"),
+        ("--task", "inpaint-box", "-o", "size=2x1", "--likelihood", "laplace", "--sigma", ".05"),
+    ],
+)
+def test_the_command_on_an_amortizers_card_uses_it(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch, of: tuple[str, ...]
+) -> None:
+    from flowinv.solvers import AMORTIZED_PRESETS
+
+    monkeypatch.setitem(AMORTIZED_PRESETS, "fast", replace(AMORTIZED_PRESETS["fast"], **TINY["avi"]))
+    code, out, _ = run(*IMAGE, *of, "--solver", "avi", "--preset", "fast")
+    assert code == 0 and "training one first, 3 steps of 4 draws (2 observations, 2 each)\n" in out
+    amortizer = place / "out" / "amortizer"
+    code, out, err = run(*command_of(amortizer / "README.md"))
+    assert (code, err) == (0, "") and "training" not in out
+    posterior = Posterior.load(place / "answered" / "posterior")
+    trained = read_bundle(amortizer, "flowinv-amortizer")[0]["provenance"]
+    assert posterior.provenance["steps"] == 0 and posterior.provenance["amortizer"] == trained
 
 
 def test_the_same_command_gives_the_same_result(run: Run, place: Path) -> None:

@@ -104,7 +104,9 @@ def test_amortize_then_solve_with_it(run: Run, place: Path) -> None:
     assert (code, err) == (0, "") and "stopped at step 2 of 4" in out
     code, out, err = run("amortize", "in/amortize.toml", "--out", "run")
     assert (code, err) == (0, "") and "resuming at step 2 of 4" in out
-    assert "inpaint-bottom" in (place / "run" / "amortizer" / "README.md").read_text()
+    card = (place / "run" / "amortizer" / "README.md").read_text()
+    told = f"    flowinv solve {(place / 'in' / 'affine').resolve()} --measurement Y --task inpaint-bottom --sigma 0.1 --solver avi"
+    assert f"{told} --amortizer FOLDER --out OUT\n" in card
     assert run("amortize", "in/amortize.toml", "--out", "run")[0] == 2
     arguments = (*SOLVE[:4], *IMAGE[8:], "--task", "inpaint-bottom", "--solver", "avi", "--amortizer", "run/amortizer")
     for training in (("--steps", 5), ("--preset", "fast"), ("--bf16",)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -99,7 +100,24 @@ def main() -> None:
         if os.environ.get("FLOWINV_TRACEBACK"):
             raise
         _fail(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if os.environ.get("FLOWINV_TRACEBACK") or not _out_of_memory(error):
+            raise
+        asked = re.search(r"tried to allocate (\d+) bytes", str(error))
+        size = f" ({int(asked[1]) / 1e9:,.1f} GB at once)" if asked else ""
+        _fail(
+            f"more memory was asked for than there is{size}: "
+            "run with fewer chains, kept steps, draws or measurements, or with a smaller network"
+        )
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether an allocation failed: torch has a class for that on GPUs alone, on the CPU only words."""
+    from torch import OutOfMemoryError
+
+    words = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
+    return isinstance(error, (MemoryError, OutOfMemoryError)) or any(text in str(error) for text in words)
 
 
 def _fail(message: str) -> NoReturn:

@@ -85,9 +85,10 @@ def solve_into(
 ) -> None:
     """Solve, then write everything the folder is to hold; the checkpoint goes once the result is safe."""
     from ..point_estimate import PointEstimate
-    from ..solvers import Diverged, SolverProgress
+    from ..solvers import Amortizer, Diverged, SolverProgress
     from ..solvers import solve as run
     from ..solvers.catalogue import TRAINED
+    from ..store import write_text
 
     started = time.monotonic()
     checkpoint = out / "checkpoint"
@@ -126,6 +127,8 @@ def solve_into(
     if (checkpoint / TRAINED).is_dir():  # what took longest may serve again
         shutil.rmtree(out / "amortizer", ignore_errors=True)
         (checkpoint / TRAINED).rename(out / "amortizer")
+        card = Amortizer.load(out / "amortizer").card(about["prior"], "flowinv solve")
+        write_text(out / "amortizer" / "README.md", card)
         written = ("amortizer", *written)
     shutil.rmtree(checkpoint, ignore_errors=True)
     typer.echo(f"wrote {', '.join(written)} in {out} ({time.monotonic() - started:.0f} s); open {out / written[-1]}")

@@ -135,7 +135,11 @@ def solve(
     if solver in USE_AMORTIZER:
         trained = trained or find_amortizer(problem)
         if trained is None:
-            typer.echo("no amortizer fits this prior, task and noise: training one first")
+            training = settings if solver == "avi" else settings_for("avi", "fast", seed=seed)
+            typer.echo(
+                f"no amortizer fits this prior, task and noise: training one first, {training.steps:,} steps of "
+                f"{training.observations * training.draws} draws ({training.observations} observations, {training.draws} each)"
+            )
         elif solver == "avi" and (preset is not None or steps is not None or bf16):
             raise ValueError("--preset, --steps and --bf16 are for training, and an amortizer that fits needs none")
     if getattr(settings, "needs_flow", False):

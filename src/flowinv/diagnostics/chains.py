@@ -40,8 +40,9 @@ def ess(draws: Tensor) -> Tensor:
     .. math:: C S / \tau, \qquad \tau = 1 + 2 \sum_t \rho_t
 
     of the ranks' normal scores in split chains, the sum ended by Geyer's initial monotone sequence. Ask for 100 per chain
-    before trusting R-hat itself; at most C S log10(C S). NaN with fewer than four draws to a chain, or where nothing
-    varies.
+    before trusting R-hat itself; at most C S log10(C S). A sum that does not end counts to the last lag: chains far apart
+    are worth about C draws, however short they are, where other libraries leave the longest lags out and tell of more.
+    NaN with fewer than four draws to a chain, or where nothing varies.
     """
     return _by_pieces(draws, lambda x: _ess(_normal_scores(_halves(x))))
 
@@ -126,11 +127,10 @@ def _ess(x: Tensor) -> Tensor:
     within, whole = _variances(x)
     rho = 1 - (within - _autocovariance(x).mean(0)) / whole  # (S, k)
     rho[0] = 1
-    pairs = max(1, (draws - 1) // 2)
-    even, odd = rho[0 : 2 * pairs : 2], rho[1 : 2 * pairs : 2]
+    rho = torch.cat([rho, rho.new_zeros(2 + draws % 2, rho.shape[1])])  # past the last lag: every sum ends
+    even, odd = rho[::2], rho[1::2]
     sums = even + odd
     positive = (sums > 0).cumprod(0)
-    positive[-1] = 0  # the longest lags are left out: they rest on next to nothing
     length = positive.sum(0)
     tau = -1 + 2 * (sums.cummin(0).values * positive).sum(0)
     # the even lag at which the sum ends still counts where it is positive: it lessens the variance of the estimate

@@ -14,7 +14,7 @@ from ..likelihoods import Gaussian
 from ..operators import MatrixOperator
 from ..problem import InverseProblem
 from .dimacs import Formula
-from .network import MARGIN, SatNetwork
+from .network import MARGIN, SatNetwork, check_margin
 
 
 def sat_flow(formula: Formula, height: float, margin: float = MARGIN) -> Flow:
@@ -48,6 +48,11 @@ def enough_height(
     From P(x within eps^2 / 2m of a) >= (.2419 eps^2 / m)^d, f_M >= M / 2 there, and f_M = 0 outside of the cubes. (The paper's
     .242 is the density of N(0, 1) at 1 rounded up.)
     """
+    if variables < 1 or clauses < 1:
+        raise ValueError(f"a formula has at least 1 variable and 1 clause, got {variables} and {clauses}")
+    check_margin(margin)
+    if not 0 <= sigma < math.inf:
+        raise ValueError(f"sigma must be finite and at least 0, got {sigma}")
     if not 0 < failure < 1:
         raise ValueError(f"failure is a probability in (0, 1), got {failure}")
     nats = variables * math.log(clauses / (0.2419 * margin**2)) - math.log(failure)

@@ -13,6 +13,11 @@ MARGIN = 1 / 6
 _HEIGHTS = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
 
 
+def check_margin(margin: float) -> None:
+    if not 0 < margin < 1 / 3:
+        raise ValueError(f"margin must lie in (0, 1/3), got {margin}: beyond, a clause that fails is not told apart")
+
+
 class SatNetwork(nn.Module):
     r"""f_M: R^d -> R of Linear and ReLU layers alone, with three hidden layers.
 
@@ -34,10 +39,7 @@ class SatNetwork(nn.Module):
 
     def __init__(self, formula: Formula, height: float, margin: float = MARGIN):
         super().__init__()
-        if not 0 < margin < 1 / 3:
-            raise ValueError(
-                f"margin must lie in (0, 1/3), got {margin}: beyond, a clause that fails is not told apart"
-            )
+        check_margin(margin)
         if not height > 0:
             raise ValueError(f"height M must be positive, got {height}")
         if formula.unused:

@@ -34,7 +34,7 @@ class Oracle:
         The cores lie in the cubes of the theorem: the cubes' probability is this or a little more.
         """
         inside, outside, relative = self._split(n, generator)
-        p = 1 / (1 + math.exp(outside - inside))
+        p = float(torch.tensor(inside - outside, dtype=torch.float64).sigmoid())
         return p, p * (1 - p) * relative
 
     def log_evidence(self, n: int, generator: torch.Generator) -> float:

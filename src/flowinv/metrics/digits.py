@@ -14,7 +14,7 @@ from .. import __version__
 from ..checkpoint import fit_or_refuse
 from ..store import BundleError, read_bundle, write_bundle
 from .perceptual import unit_difference
-from .shapes import check_images, check_pair
+from .shapes import check_images, check_pair, check_units
 
 FORMAT = "flowinv-digit-classifier"
 SHAPE = (1, 28, 28)
@@ -45,6 +45,7 @@ class DigitClassifier(nn.Module):
         check_images(images, "images")
         if images.shape[1:] != SHAPE:
             raise ValueError(f"digits must have shape (N, 1, 28, 28), got {tuple(images.shape)}")
+        check_units(images, "digits")
         first, *others = self.convolutions
         found = [torch.relu(first(images.to(self.head.weight)))]
         for convolution in others:

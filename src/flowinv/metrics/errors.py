@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from .shapes import common_dtype, draw_axes, flat_pairs
+from .shapes import check_units, common_dtype, draw_axes, flat_pairs
 
 SSIM_WINDOW = 11  # pixels on a side; Gaussian weights of standard deviation 1.5
 _CHUNK = 256
@@ -62,6 +62,8 @@ def pooled_psnr(x: Tensor, truth: Tensor, bits: int) -> Tensor:
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
         raise ValueError(f"bits must be a whole number from 1 to 8, got {bits!r}")
     axes = draw_axes(x, truth)
+    for images, name in ((x.flatten(0, len(axes) - 1), "x"), (truth, "truth")):
+        check_units(images, name)
     found, wanted = (quantised(v, bits) for v in (x, truth))
     error = (found - wanted).square().flatten(len(axes) - 1).mean(-1)
     return (20 * math.log10(255) - 10 * error.log10()).to(common_dtype(x, truth))

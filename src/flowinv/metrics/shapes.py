@@ -18,6 +18,20 @@ def check_images(value: Any, name: str) -> None:
         raise ValueError(f"{name} is empty, of shape {tuple(value.shape)}: nothing to measure")
 
 
+def check_units(images: Tensor, name: str) -> None:
+    r"""Refuse images (N, \*shape) of other units than [0, 1]: of a mean that lies further outside of it than its width.
+
+    Single values may lie anywhere, as draws of a flow overshoot. What gradients are asked of is an iterate of some solver,
+    for which running off the range is not a caller's mistake.
+    """
+    if images.requires_grad:
+        return
+    means = images.detach().flatten(1).mean(1)
+    if bool(((means < -1) | (means > 2)).any()):
+        low, high = images.detach().aminmax()
+        raise ValueError(f"{name} must hold values in [0, 1], got values from {float(low):.4g} to {float(high):.4g}")
+
+
 def draw_axes(x: Tensor, truth: Tensor) -> tuple[int, ...]:
     r"""The leading shape (..., B) of draws x (..., B, \*shape) of truths (B, \*shape); ValueError with both otherwise."""
     check_images(x, "x")

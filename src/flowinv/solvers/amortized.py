@@ -6,6 +6,7 @@ import copy
 import hashlib
 import math
 import platform
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
@@ -29,7 +30,7 @@ from ..randomness import keyed_generator
 from ..settings import check_positive, check_seed, check_types
 from ..store import hash_tensors, read_bundle, under, write_bundle, write_text
 from ..summaries import can_sample
-from ..tasks import Task, task_from_spec
+from ..tasks import TASKS, Task, task_from_spec
 from .progress import Diverged, SolverProgress, preset_or_settings
 
 FORMAT, CHECKPOINT = "flowinv-amortizer", "flowinv-amortized-training"
@@ -131,7 +132,7 @@ class Amortizer:
         return f"""# An amortizer for {spec["task"]} under the prior {prior}
 
 Zero-shot posteriors: q(z | y), trained over simulated observations of one task under one prior, made by flowinv {__version__}.
-Use it with `flowinv solve {prior} --task {spec["task"]} --solver avi`, or `--solver semi-amortized` to fit on from it.
+{_use(prior, spec)}
 
 - **Task**: `{spec["task"]}`, options {spec["options"]}, {self.task.likelihood!r}, and no other.
 - **Map**: {weights} weights, {settings["couplings"]} couplings of {settings["hidden"]} channels.
@@ -179,6 +180,31 @@ Its posteriors fit the prior's own images best; on others, ask for the ELBO, and
             if missing := {"steps", "seconds"} - provenance.keys():
                 raise KeyError(min(missing))
             return cls(conditional, task, config["prior_sha256"], provenance)
+
+
+def _use(prior: str, spec: dict[str, Any]) -> str:
+    """How a card says to use its amortizer: the whole command, or Python where no command makes this operator and noise."""
+    noise, options = spec["likelihood"] or {}, {k: v for k, v in spec["options"].items() if v is not None}
+    kind, distance = noise.get("kind"), noise.get("distance", {})
+    if kind == "distance":
+        flags = ["--likelihood", distance["name"], "--beta", noise["beta"]]
+        flags += ["--weights", distance["weights"]] if "weights" in distance else []
+    else:
+        flags = [] if kind == "gaussian" else ["--likelihood", kind]
+        flags += ["--sigma", next((noise[name] for name in ("sigma", "scale", "gain") if name in noise), None)]
+    unsaid = spec["task"] not in TASKS or (spec["task"] == "inpaint-mask" and "mask" not in options)
+    unsaid |= None in flags or any(isinstance(v, (list, dict)) for v in options.values())
+    if unsaid or distance.get("size", 64) != 64 or noise.get("counts") or noise.get("background"):
+        return "Use it from Python, `Amortizer.load(FOLDER).posterior(problem)`, where FOLDER is the one of this file."
+    words = ["flowinv", "solve", prior, "--measurement", "Y", "--task", spec["task"]]
+    words += [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
+    words += [*map(str, flags), "--solver", "avi", "--amortizer", "FOLDER", "--out", "OUT"]
+    return f"""Use it with
+
+    {shlex.join(words)}
+
+where FOLDER is the one of this file and Y a measurement (or `--image` with a picture to degrade, in place of
+`--measurement`); with `--solver semi-amortized` to fit on from it."""
 
 
 def shipped_amortizers() -> dict[str, Path]:

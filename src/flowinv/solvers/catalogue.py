@@ -338,5 +338,5 @@ def _trained(
         trainer.load(folder)
     trained = trainer.run(folder, report)
     if folder is not None and operator.spec is not None and likelihood.spec is not None:
-        trained.save(folder.with_name(TRAINED), trained.card("of this problem", "flowinv solve"), overwrite=True)
+        trained.save(folder.with_name(TRAINED), trained.card("PRIOR", "flowinv solve"), overwrite=True)
     return trained

@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .draws import Source
+from .draws import Source, from_tensor
 from .moments import moments
 from .quantiles import LEVELS, counts_in_bins
 
@@ -56,11 +56,12 @@ class Density:
         return self.entropy() + ((self.high - self.low).double() / LEVELS).log2()
 
 
-def density(draws: Source, support: tuple[float, float] | None = (0.0, 1.0)) -> Density:
-    """Kernel density of every element of the draws on 256 grey levels, 1 KiB per element.
+def density(draws: Source | Tensor, support: tuple[float, float] | None = (0.0, 1.0)) -> Density:
+    r"""Kernel density of every element of the draws on 256 grey levels, 1 KiB per element.
 
-    ``support`` is the interval divided into levels; draws outside count at its nearest end. None takes each element's
-    own range, widened by a quarter on either side, for data without bounds.
+    ``draws`` is a source or a tensor (S, B, \*shape). ``support`` is the interval divided into levels; draws outside count
+    at its nearest end, and draws of other units are refused: those of a mean further outside than its width. None takes
+    each element's own range, widened by a quarter on either side, for data without bounds.
 
     Kernels are narrow where draws crowd and wide where they are few: a pixel that is black in most draws and any grey
     in the rest needs both at once. How many neighbours set the width is chosen per element, among shares of 0 to 80 %
@@ -68,6 +69,8 @@ def density(draws: Source, support: tuple[float, float] | None = (0.0, 1.0)) -> 
     K_t(x_s) + 1/256) / S]; the 1/256 is one uniform draw, without which a single outlier would decide. Rules from the
     standard deviation (Silverman's) would smear pixels that are either black or white.
     """
+    if isinstance(draws, Tensor):
+        draws = from_tensor(draws)
     found = moments(draws)
     shape = found.mean.shape
     if support is None:
@@ -77,13 +80,17 @@ def density(draws: Source, support: tuple[float, float] | None = (0.0, 1.0)) -> 
     else:
         if not (math.isfinite(support[0]) and math.isfinite(support[1]) and support[0] < support[1]):
             raise ValueError(f"support must be a finite interval (low, high) or None, got {support}")
+        means, width = found.mean.flatten(1).mean(1), support[1] - support[0]
+        if bool(((means < support[0] - width) | (means > support[1] + width)).any()):
+            ends = f"{float(found.minimum.min()):.4g} to {float(found.maximum.max()):.4g}"
+            raise ValueError(f"draws must lie in the support [{support[0]:g}, {support[1]:g}], got values from {ends}")
         low, high = (torch.full_like(found.mean, end) for end in support)
     counts = counts_in_bins(draws, low.flatten(), high.flatten(), LEVELS)
     neighbours = torch.cat([_neighbours(part) for part in counts.split(_BLOCK)])
     return Density(counts.reshape(*shape, LEVELS), neighbours.reshape(shape), low, high)
 
 
-def entropy(draws: Source, support: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+def entropy(draws: Source | Tensor, support: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     """Entropy in bits of every element's posterior density on 256 grey levels, (B, *shape), between 0 and 8."""
     return density(draws, support).entropy()
 
