@@ -180,7 +180,10 @@ def test_fisher_information_is_the_expected_squared_score(likelihood):
 def test_fisher_information_where_there_is_little_or_none():
     prediction = torch.tensor([-0.1, 0.0, 0.1, 0.5], dtype=torch.float64)
     assert Poisson(0.25).fisher(prediction).tolist() == pytest.approx([0, 16, 16, 8])  # a rate below 1 counts as 1
-    assert CustomLikelihood(lambda y, p: p.sum(-1)).fisher(prediction) is None
+    custom = CustomLikelihood(lambda y, p: p.sum(-1))
+    assert custom.fisher(prediction) is None
+    custom.std = lambda prediction: 0.5 * torch.ones_like(prediction)  # type: ignore[method-assign]
+    assert custom.fisher(prediction).tolist() == [4.0] * 4  # a Gaussian's
 
 
 def test_chi_squared_by_hand():

@@ -60,9 +60,11 @@ class Likelihood:
     def fisher(self, prediction: Tensor) -> Tensor | None:
         """E[(d log p(y | prediction) / d prediction)^2] of each element, broadcastable to the prediction; None where unknown.
 
-        The Fisher information of A(x): J^T fisher J is that of what A(x) depends on, J its Jacobian.
+        The Fisher information of A(x): J^T fisher J is that of what A(x) depends on, J its Jacobian. A likelihood that only
+        tells its ``std`` is taken for a Gaussian, whose 1 / std^2 is the least there is at a given variance.
         """
-        return None
+        std = self.std(prediction)
+        return None if std is None else std.square().reciprocal()
 
     def chi_squared(self, y: Tensor, prediction: Tensor, observed: Tensor | None = None) -> Tensor:
         """Mean over observed elements of ((y - E y) / std)^2, (..., B): 1 on average at the true x."""
@@ -161,9 +163,6 @@ class Gaussian(_Scaled):
 
     def std(self, prediction: Tensor) -> Tensor:
         return self._scale(prediction)
-
-    def fisher(self, prediction: Tensor) -> Tensor:
-        return self._scale(prediction).square().reciprocal()
 
 
 class Laplace(_Scaled):
