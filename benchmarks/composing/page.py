@@ -38,7 +38,7 @@ PROTOCOL = """## How it was measured
 - **Observations.** y = A(x) exactly, and sigma only smooths, as in the paper: .1 for digits, .05 for colour. Every method sees
   the same y. Colour images have 5 bits. Random masks and matrices are drawn anew for each image.
 - **Budget.** "Equal" is at most 1,000 prior passes for every chain or point and 5,000 of every fit, the draws that are kept
-  aside; "paper" is the paper's lengths, rates and architectures, on ten images. Amortized inference pays beforehand, in
+  aside; "paper" is the paper's lengths, rates and architectures, on fewer images. Amortized inference pays beforehand, in
   training. A Laplace start counts a pass for each measured element. Networks of SVI, LMC, CSGM and IvOM run in bfloat16 while
   stepping, those of Ambient VI and of the exact chains in float32, which costs these up to twice the seconds.
 - **Seconds** are those of one processor thread, and of the wall beside them, of images solved in batches of the size that the
