@@ -24,7 +24,7 @@ from flowinv.families import Conditional, ConditionalConfig
 from flowinv.flows import GlowConfig, build
 from flowinv.randomness import keyed_generator
 from flowinv.solvers import PRESETS, AmortizedSettings, AmortizedTrainer, Amortizer, Diverged, PreGeneratorConfig
-from flowinv.solvers.amortized import _use
+from flowinv.solvers.amortized import _use, shipped_amortizers
 from flowinv.store import BundleError, read_bundle, write_bundle
 from flowinv.tasks import Task, task
 
@@ -256,6 +256,14 @@ def test_learning_rate_and_noise_settings() -> None:
     assert 0.2 < float((noisy - clean)[:, :, 4:].std()) < 0.4 and torch.equal(noisy[:, :, :4], clean[:, :, :4])
 
 
+@pytest.mark.parametrize("name", shipped_amortizers())
+def test_the_card_of_a_shipped_amortizer_says_how_to_use_it(name: str) -> None:
+    folder = shipped_amortizers()[name]
+    amortizer = Amortizer.load(folder)
+    use = _use(name.split("-")[0], amortizer.task.spec)
+    assert "--amortizer FOLDER" in use and use in (folder / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_shipped_amortizer_is_found_and_answers_at_once() -> None:
     from importlib.resources import files
 
@@ -305,6 +313,8 @@ def test_semi_amortized_by_name_starts_from_the_amortizer() -> None:
     settings = settings_for("semi-amortized", steps=2, final_draws=8)
     by_name = solve("semi-amortized", problem, settings, amortizer=amortizer)
     by_hand = VariationalSolver(settings).solve(problem, start=amortizer.start(problem))
+    with pytest.raises(ValueError, match="a family to start from was given, and start = 'laplace' asks for another"):
+        VariationalSolver(replace(settings, start="laplace")).solve(problem, start=amortizer.start(problem))
     for a, b in zip(by_name.family.parameters(), by_hand.family.parameters(), strict=True):
         assert torch.equal(a, b)
 

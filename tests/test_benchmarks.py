@@ -588,7 +588,11 @@ def test_sensing_tells_of_means_and_images() -> None:
 
 def test_what_was_tuned_is_told_with_the_grids_ends() -> None:
     entry = {"settings": {"learning_rate": 0.1, "weight": 0.001}, "squared_error": 17.25, "validation_images": 8}
-    text = "\n".join(study_sections({"tuned": {"faces-top": {"csgm-point": entry}}}, {}))
+    grid = [(0.1, 1e-4), (0.1, 1e-3), (0.02, 1e-2)]
+    rows = [{"method": "csgm-point", "solver": {"learning_rate": rate, "weight": weight}} for rate, weight in grid]
+    rows.append({"method": "csgm", "solver": {"learning_rate": 1.0, "weight": 1e-3}})  # another method's
+    studies = {"tuned": {"faces-top": {"csgm-point": entry}}, "tried": {"faces-top": rows}}
+    text = "\n".join(study_sections(studies, {}))
     assert "| faces-top | CSGM, one point | learning_rate 0.1*, weight 0.001 | squared error 17.2 | 8 |" in text
 
 

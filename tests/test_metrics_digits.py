@@ -56,7 +56,9 @@ def test_refuses_other_units_than_0_to_1_but_not_draws_that_overshoot(
             distance(*pair)
     with pytest.raises(ValueError, match=told):
         classifier.probabilities(255 * digits)
-    assert (distance(2.5 * digits - 0.5, digits) > 0).all()
+    with pytest.raises(ValueError, match=r"digits must hold values in \[0, 1\], got values from -0.99"):
+        distance(2 * digits - 1, digits)
+    assert (distance(1.2 * digits - 0.04, digits) > 0).all()
     # an iterate may be anywhere: solvers have words of their own for what diverges
     assert torch.isfinite(distance(digits, (255 * digits).requires_grad_())).all()
 

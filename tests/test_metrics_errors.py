@@ -97,7 +97,7 @@ def test_psnr_is_that_of_scikit_image() -> None:
 def test_pooled_psnr_undoes_the_published_double_square_root() -> None:
     """The published code: bytes floored to 5 bits, one root mean square for the batch, and a second root by mistake."""
     x, truth = pair(32, 3, 8, 8)
-    x[0] += 0.7  # leaves [0, 1]: clamped to the last of 32 levels, byte 248
+    x[0] += 0.3  # leaves [0, 1]: clamped to the last of 32 levels, byte 248
     levels = [np.clip(np.floor(v.numpy() * 32), 0, 31) * 8 for v in (x, truth)]
     root = np.sqrt(np.mean((levels[0] - levels[1]) ** 2))
     printed = 20 * np.log10(255 / np.sqrt(root))
@@ -113,7 +113,9 @@ def test_pooled_psnr_refuses_other_units_than_0_to_1_but_not_draws_that_overshoo
             ValueError, match=rf"^{name} must hold values in \[0, 1\], got values from [01](\.\d+)? to 25\d"
         ):
             metrics.pooled_psnr(*wrong, 5)
-    over = torch.where(torch.arange(8) == 3, 2 * x + 1, x)
+    with pytest.raises(ValueError, match=r"^x must hold values in \[0, 1\], got values from -"):
+        metrics.pooled_psnr(2 * x - 1, truth, 5)
+    over = torch.where(torch.arange(8) == 3, 1.5 * x + 0.5, x)
     assert float(metrics.pooled_psnr(over, truth, 5)) == float(metrics.pooled_psnr(over.clamp(0, 1), truth, 5))
 
 

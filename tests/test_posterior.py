@@ -138,6 +138,9 @@ def test_draws_in_bf16_are_those_in_float32_but_for_rounding() -> None:
     assert torch.equal(full, again) and full.dtype == rounded.dtype == torch.float32
     error, apart = (rounded - full).abs().mean(), (full - full.roll(1, 0)).abs().mean()
     assert 0 < error < 0.05 * apart
+    twice = InverseProblem.from_task(load_prior("mnist").double(), bottom, bottom.operator(x.double()))
+    with pytest.raises(ValueError, match=r"bf16 is for posteriors in float32, this one is in torch.float64"):
+        amortizer.posterior(twice).sample(1, keyed_generator(2), bf16=True)
 
 
 def test_the_callers_generator_is_used_and_no_other(exact: Exact) -> None:

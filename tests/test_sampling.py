@@ -419,6 +419,7 @@ def test_chains_that_cannot_start_say_why() -> None:
         ({"thin": 7}, "thin"),
         ({"jitter": 1.0}, "jitter"),
         ({"target_acceptance": 1.0}, "target_acceptance"),
+        ({"target_acceptance": 0.7, "warmup": 0}, "target_acceptance: there is no warm-up"),
         ({"target_acceptance": 0.6, "adapt": False}, "nothing is adapted to target_acceptance: adapt is off"),
         ({"target_acceptance": 0.6, "kernel": "lmc", "leapfrogs": 8}, "lmc accepts every proposal"),
         ({"keep": "last", "thin": 2}, "set thin to 1"),

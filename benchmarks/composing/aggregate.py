@@ -140,6 +140,7 @@ def summary(path: Path, case: Case, out: Path, only: set[int] | None = None) -> 
         "failed": len(taken) - len(rows),
         "draws": draws,
         "mean_of": rows[0]["mean_of"] if rows else None,
+        "squared_error_mean_of": max(MEAN_OF, rows[0]["mean_of"]) if rows and rows[0]["mean_of"] > 1 else 1,
         "frechet_of_truths": of_truths(Reference.load(real), [row["image"] for row in rows], draws)
         if real.is_file()
         else None,

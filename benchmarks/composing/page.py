@@ -33,8 +33,9 @@ PROTOCOL = """## How it was measured
 - **Images.** The first of a fixed random permutation of the test images, which no prior was trained on; learning rates and
   step sizes were chosen on a few validation images (table below) by the energy score of the draws, of one point by its
   squared error. In compressed sensing points are tuned at every number of measurements, SVI at 250 for all of them.
-- **Points.** CSGM and IvOM stand here twice: from a random start for each draw, as the paper has them in its table 2, and as one
-  point, best of the restarts, as the estimate they were made for.
+- **Points.** CSGM and IvOM stand here twice: with a point from a random start of its own for each draw, as the paper has them in
+  its table 2, tuned by the energy score, and as one point, the estimate they were made for, tuned by its squared error. A point
+  of CSGM is the best of three restarts.
 - **Observations.** y = A(x) exactly, and sigma only smooths, as in the paper: .1 for digits, .05 for colour. Every method sees
   the same y. Colour images have 5 bits. Random masks and matrices are drawn anew for each image.
 - **Budget.** "Equal" is at most 1,000 prior passes for every chain or point and 5,000 of every fit, the draws that are kept
@@ -45,14 +46,15 @@ PROTOCOL = """## How it was measured
   method was given most often: chains and points by tens, fits by fours, amortized ones alone. The rest of a method's images
   count for its scores only.
 - **Intervals** are 95 % bootstrap intervals over images (Fréchet and inception-type scores: value +- 1.96 bootstrap standard
-  deviations). `of the mean of 32` is the error of the mean of 32 draws, that of chains of all states that were kept; where
-  there are fewer draws than 32, it is what their errors and their mean's say that of 32 would be.
+  deviations). `of the mean of 32` is the error of the mean of 32 draws, that of chains of all states that were kept (some
+  300). CSGM and IvOM have fewer points than 32: what the mean of 32 would have is reckoned from their error and their mean's.
 - **Squared error** is summed over the image, in [0, 1] units: the paper's "MSE". A calibrated draw has twice the error of the
   posterior mean, so that less than that is over-confidence, and not merit. The **energy score** is the error that
   cannot be gamed so: its expectation is least for draws of the true posterior.
 - **Perceptual** is {distance}.
   **Fréchet** is a distance of all draws to the test images, in {features}; beside it that of
-  draws that all are the truth. It falls with the number of images: only methods with the same number can be compared.
+  draws that all are the truth. It falls with the number of images, and with the diversity of draws: only methods with the
+  same number of images and draws can be compared, and draws may have less than the truths.
   They have names of their own because they are neither LPIPS nor FID. **Diversity** is the mean perceptual distance of two
   draws, +- its standard deviation over pairs. **chi²** is the misfit per observed element in units of sigma²; y being free
   of noise, draws that fit have less than 1.
@@ -153,7 +155,7 @@ def quality(case: Case, entry: Cells, names: list[str]) -> str:
     rows = []
     for name in names:
         cells = entry.get(name)
-        row = [label(name), done(cells), cell(cells, "frechet"), _floor(cells)] + [
+        row = [label(name), done(cells), cell(cells, "frechet"), _of_truths(cells)] + [
             cell(cells, "inception_type")
         ] * digits
         point = cells is not None and cells["mean_of"] == 1
@@ -165,10 +167,10 @@ def quality(case: Case, entry: Cells, names: list[str]) -> str:
     return markdown.table(head, rows)
 
 
-def _floor(cells: Cells | None) -> str:
+def _of_truths(cells: Cells | None) -> str:
     """The Fréchet distance of the truths themselves, each as many times as there are draws of it."""
-    least = cells["frechet_of_truths"] if cells else None
-    return markdown.NONE if least is None or math.isnan(least) else number(least)
+    found = cells["frechet_of_truths"] if cells else None
+    return markdown.NONE if found is None or math.isnan(found) else number(found)
 
 
 def differences(entry: Cells) -> str:

@@ -129,10 +129,8 @@ def _run(case: Case, methods: list[str], options: argparse.Namespace, command: s
         if options.budget == "equal" and settings is not None and not tuned(case, method):
             print(f"{method}: not tuned for {case.name}, the preset's settings are taken")
         first = first_fit(case, options.precision, options.shrink) if method == "hmc-noise" else None
-        path, asked = (
-            result_path(options.out, case.name, method, options.budget, options.shrink),
-            asked_of(method, case),
-        )
+        path = result_path(options.out, case.name, method, options.budget, options.shrink)
+        asked = asked_of(method, case)
         stores[method] = Store(
             path, identity(asked, method, settings, first, prior.fingerprint(), known), options.restart
         )

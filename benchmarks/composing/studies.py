@@ -7,7 +7,6 @@ from typing import Any
 from benchmarks.composing.bootstrap import number
 from benchmarks.composing.cells import table, text
 from benchmarks.composing.methods import METHODS
-from benchmarks.composing.tune import tried
 
 Cells = dict[str, Any]
 SMOOTHING = ("observed", "squared_error", "perceptual", "energy_score")
@@ -16,7 +15,7 @@ SMOOTHING = ("observed", "squared_error", "perceptual", "energy_score")
 def study_sections(studies: dict[str, Any], found: dict[str, Cells]) -> list[str]:
     """What the studies found, in the page's order."""
     return [
-        _tuned(studies.get("tuned")),
+        _tuned(studies.get("tuned"), studies.get("tried", {})),
         _ideal(studies.get("ideal"), found.get("mnist-bottom", {})),
         _semi(studies.get("semi")),
         _avi_speed(studies.get("avi_speed")),
@@ -24,13 +23,16 @@ def study_sections(studies: dict[str, Any], found: dict[str, Cells]) -> list[str
     ]
 
 
-def _tuned(tuned: Cells | None) -> str:
+def _tuned(tuned: Cells | None, tried: dict[str, list[Cells]]) -> str:
     if not tuned:
         return ""
     rows = []
     for case, methods in tuned.items():
         for method, entry in methods.items():
-            settings = ", ".join(f"{k} {v}{_at_end(method, k, v)}" for k, v in entry["settings"].items())
+            rows_of = [row["solver"] for row in tried.get(case, []) if row["method"] == method]
+            settings = ", ".join(
+                f"{k} {v}{_at_end(k, entry['settings'], rows_of)}" for k, v in entry["settings"].items()
+            )
             criterion = METHODS[method].criterion
             score = f"{criterion.replace('_', ' ')} {number(entry[criterion])}"
             rows.append([case, METHODS[method].label, settings, score, str(entry["validation_images"])])
@@ -42,10 +44,11 @@ Each on so few validation images that the choice may be chance; * marks the end 
     return prose + table(["case", "method", "settings", "its score there", "validation images"], rows)
 
 
-def _at_end(method: str, name: str, value: Any) -> str:
-    """A star where a number is the least or the greatest that was tried."""
-    numbers = {changes[name] for changes in tried(method) if name in changes and not isinstance(changes[name], str)}
-    return "*" if len(numbers) > 1 and value in (min(numbers), max(numbers)) else ""
+def _at_end(name: str, chosen: Cells, solvers: list[Cells]) -> str:
+    """A star where a number is the least or the greatest that was tried, with the same start."""
+    same = [solver for solver in solvers if solver.get("start") == chosen.get("start", solver.get("start"))]
+    values = {solver[name] for solver in same if not isinstance(solver[name], str)}
+    return "*" if len(values) > 1 and chosen[name] in (min(values), max(values)) else ""
 
 
 def _ideal(study: dict[str, Any] | None, digits: Cells) -> str:

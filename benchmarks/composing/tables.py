@@ -52,6 +52,9 @@ def studies(out: Path) -> dict[str, Any]:
     """The studies' files, with summaries made anew from their rows."""
     found = {name: read_rows(out / f"{name}.json") for name in STUDIES}
     found["tuned"] = json.loads(TUNED.read_text(encoding="utf-8"))
+    found["tried"] = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))["rows"] for path in (out / "tuning").glob("*.json")
+    }
     if (smoothed := found["smoothing"]) is not None:
         smoothed["summary"] = smoothing.summarise(smoothed["rows"])
         smoothed["gains"] = smoothing.annealing_gains(smoothed["rows"])

@@ -35,7 +35,6 @@ class FlowPosterior(Posterior):
         if family.batch != problem.batch:
             raise ValueError(f"the family is for {family.batch} observations, the problem has {problem.batch}")
         self.family = copy.deepcopy(family).requires_grad_(False).eval()
-        self._in_bf16: tuple[Family, Flow] | None = None
 
     @torch.no_grad()
     def _chunks(
@@ -44,7 +43,7 @@ class FlowPosterior(Posterior):
         if n < 1:
             raise ValueError(f"the number of draws must be at least 1, got {n}")
         per_chunk = max(1, (chunk or max(16, _TOGETHER // math.prod(self.shape))) // self.batch)
-        family, prior = self._rounded() if bf16 else (self.family, self.prior)
+        family, prior = self._in_bf16() if bf16 else (self.family, self.prior)
         like = next(self.family.parameters())
         shape, dtype, device = (self.batch, *self.shape), like.dtype, like.device
         for start in range(0, n, per_chunk):
@@ -53,21 +52,20 @@ class FlowPosterior(Posterior):
             noise = [torch.randn(shape, generator=generator, device=generator.device, dtype=dtype) for _ in range(size)]
             yield family.draw(torch.stack(noise).to(device), prior)
 
-    def _rounded(self) -> tuple[Family, Flow]:
-        """The map and the prior with networks in bfloat16, made once."""
-        if self._in_bf16 is None:
-            twin = copy.deepcopy(self.family)
-            set_bf16(twin, True)
-            self._in_bf16 = (twin, self.prior.frozen(bf16=True))
-        return self._in_bf16
+    def _in_bf16(self) -> tuple[Family, Flow]:
+        if self.problem.y.dtype != torch.float32:
+            raise ValueError(f"bf16 is for posteriors in float32, this one is in {self.problem.y.dtype}")
+        twin = copy.deepcopy(self.family)
+        set_bf16(twin, True)
+        return twin, self.prior.frozen(bf16=True)
 
     def draws(
         self, n: int, generator: torch.Generator, chunk: int | None = None, bf16: bool = False
     ) -> Iterator[Tensor]:
         """n draws of every observation in pieces (s, B, *shape) of at most ``chunk`` images: bounded memory for any n.
 
-        ``bf16`` runs the networks in bfloat16: about twice as fast, each draw off by some rounding, so for pictures and
-        summaries of many draws, never for densities. A piece has some 300 digits unless ``chunk`` says otherwise.
+        ``bf16`` runs the networks in bfloat16: up to twice as fast in large pieces, each draw off by some rounding, so for
+        pictures and summaries of many draws, never for densities. A piece has some 300 digits unless ``chunk`` says otherwise.
         """
         for part in self._chunks(n, generator, chunk, bf16):
             yield part.x

@@ -174,7 +174,7 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     (("priors", "nosuch"), "no shipped prior 'nosuch': expected one of"),
     (
         (*IMAGE, "--task", "denoise", "--solver", "lmc", "--chains", 10**14),
-        r"more memory was asked for than there is \(6,400,000.0 GB at once\): run with fewer chains",
+        r"more memory was asked for than there is \(6,400,000.0 GB at once\): run with fewer or smaller images, fewer chains",
     ),
     ((*IMAGE, "--task", "denoise", "--solver", "lmc", "--chains", 2**63 - 1), "more memory was asked for"),
     ((*IMAGE, "--task", "denoise", "--solver", "hmc", "--steps", 10**15), "more memory was asked for"),

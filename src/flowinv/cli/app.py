@@ -106,8 +106,8 @@ def main() -> None:
         asked = re.search(r"tried to allocate (\d+) bytes", str(error))
         size = f" ({int(asked[1]) / 1e9:,.1f} GB at once)" if asked else ""
         _fail(
-            f"more memory was asked for than there is{size}: "
-            "run with fewer chains, kept steps, draws or measurements, or with a smaller network"
+            f"more memory was asked for than there is{size}: run with fewer or smaller images, fewer chains, kept steps, draws "
+            "or measurements, or a smaller network (FLOWINV_TRACEBACK=1 shows where)"
         )
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -116,8 +116,9 @@ def _out_of_memory(error: MemoryError | RuntimeError) -> bool:
     """Whether an allocation failed: torch has a class for that on GPUs alone, on the CPU only words."""
     from torch import OutOfMemoryError
 
-    words = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
-    return isinstance(error, (MemoryError, OutOfMemoryError)) or any(text in str(error) for text in words)
+    if isinstance(error, (MemoryError, OutOfMemoryError)):
+        return True
+    return "DefaultCPUAllocator" in str(error) or "Storage size calculation overflowed" in str(error)
 
 
 def _fail(message: str) -> NoReturn:

@@ -331,6 +331,8 @@ class VariationalSolver:
         require_problem(problem)
         if start is not None and not isinstance(start, Family | PointEstimate):
             raise TypeError(f"start is a Family or a PointEstimate, got {type(start).__name__}")
+        if isinstance(start, Family) and self.settings.start != "prior":
+            raise ValueError(f"a family to start from was given, and start = {self.settings.start!r} asks for another")
         given = self._own(problem, start) if isinstance(start, PointEstimate) else None
         if isinstance(start, Family) or self.settings.start == "prior":
             run = _Run(problem, self.settings, start if isinstance(start, Family) else None)
