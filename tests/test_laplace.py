@@ -29,9 +29,9 @@ from flowinv.families.family import composed_at
 from flowinv.families.pregenerator import LowerTriangular, PreGeneratorConfig
 from flowinv.flows import Chain, GlowConfig, build
 from flowinv.solvers import PRESETS, OptimizationSettings, PointSolver, VariationalSolver
-from flowinv.solvers import variational as module
+from flowinv.solvers import starts as module
 from flowinv.solvers.laplace import LARGEST, laplace_factor
-from flowinv.solvers.variational import LAPLACE_SCALE
+from flowinv.solvers.starts import LAPLACE_SCALE
 
 QUICK = replace(
     PRESETS["from-laplace"],

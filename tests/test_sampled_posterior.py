@@ -153,6 +153,9 @@ def test_says_what_it_is(exact: Exact, posterior: SampledPosterior) -> None:
     )
     text = repr(apart)
     assert "the chains disagree" in text and "bias" in text and "noise-free conditional" in text
+    still = {**posterior.stats, "lp": torch.arange(4.0)[:, None, None].expand_as(posterior.stats["lp"])}
+    stuck = SampledPosterior(exact.problem, posterior.chains, still, {}, posterior.provenance)
+    assert "R-hat inf" in repr(stuck) and "the chains disagree" in repr(stuck)
     single = Sampler(SamplingSettings("lmc", steps=3, warmup=0, keep="last", step_size=1e-3)).solve(exact.problem)
     assert "R-hat unknown" in repr(single) and "4 chains by lmc" in repr(single)
 

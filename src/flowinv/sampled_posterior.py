@@ -204,16 +204,16 @@ class SampledPosterior(Posterior):
     def _mixing(self) -> str:
         acceptance = f"acceptance {_range(self.acceptance, '.2f')}"
         worst = self.rhat
-        if not torch.isfinite(worst).any():
+        if worst.isnan().all():
             return f"R-hat unknown: it needs chains of 4 draws that vary; {acceptance}"
         verdict = "" if bool((worst[~worst.isnan()] <= 1.05).all()) else ": the chains disagree, run more steps"
         return f"R-hat {_range(worst, '.3f')}, ESS {_range(self.ess, '.0f')} (of lp), {acceptance}{verdict}"
 
 
 def _range(values: Tensor, spec: str) -> str:
-    """Least to greatest of the finite values, as text."""
-    finite = values[torch.isfinite(values)]
-    if not len(finite):
+    """Least to greatest of the values that are known, as text."""
+    known = values[~values.isnan()]
+    if not len(known):
         return "unknown"
-    low, high = format(float(finite.min()), spec), format(float(finite.max()), spec)
+    low, high = format(float(known.min()), spec), format(float(known.max()), spec)
     return low if low == high else f"{low} to {high}"

@@ -15,7 +15,7 @@ def report(
         Path | None, typer.Option(help="The true image, where known, to show beside the posterior.")
     ] = None,
     operator: Annotated[str | None, typer.Option(help="module:function, where the operator was one.")] = None,
-    draws: Annotated[int, typer.Option(min=2, help="Posterior draws behind the page.")] = 512,
+    draws: Annotated[int, typer.Option(min=2, max=100_000, help="Posterior draws behind the page.")] = 512,
     title: Annotated[str | None, typer.Option(help="The page's title.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the draws.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing page.")] = False,

@@ -67,7 +67,8 @@ def solve(
         Path | None, typer.Option(help="For avi and semi-amortized: what `flowinv amortize` wrote.")
     ] = None,
     draws: Annotated[
-        int, typer.Option(min=2, help="Draws in summary, figure and report, of solvers that give a posterior.")
+        int,
+        typer.Option(min=2, max=100_000, help="Draws in summary, figure and report, of solvers that give a posterior."),
     ] = 512,
     bf16: Annotated[bool, typer.Option("--bf16", help="Run the prior's networks in bfloat16 while fitting.")] = False,
     fit: Annotated[bool, typer.Option("--fit", help="Resize --image to the prior's size.")] = False,
@@ -99,7 +100,7 @@ def solve(
     from ..priors import load_prior
     from ..problem import InverseProblem
     from ..solvers import Amortizer, find_amortizer, preset_for, settings_for, solver_info
-    from ..solvers.catalogue import USE_AMORTIZER
+    from ..solvers.catalogue import USE_AMORTIZER, training_for
 
     if (image is None) == (measurement is None):
         raise ValueError("give either --image (to degrade) or --measurement, not both or neither")
@@ -135,7 +136,7 @@ def solve(
     if solver in USE_AMORTIZER:
         trained = trained or find_amortizer(problem)
         if trained is None:
-            training = settings if solver == "avi" else settings_for("avi", "fast", seed=seed)
+            training = training_for(solver, settings)
             typer.echo(
                 f"no amortizer fits this prior, task and noise: training one first, {training.steps:,} steps of "
                 f"{training.observations * training.draws} draws ({training.observations} observations, {training.draws} each)"

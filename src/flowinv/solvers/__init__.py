@@ -7,7 +7,8 @@ from .optimization import PointSolver
 from .optimization_settings import OPTIMIZATION_PRESETS, OptimizationSettings
 from .progress import Diverged, SolverProgress
 from .sampling import SAMPLING_PRESETS, Sampler, SamplingSettings
-from .variational import PRESETS, VariationalSettings, VariationalSolver
+from .variational import VariationalSolver
+from .variational_settings import PRESETS, VariationalSettings
 
 __all__ = [
     "AMORTIZED_PRESETS",

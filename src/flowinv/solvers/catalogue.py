@@ -16,9 +16,10 @@ from .amortized import AMORTIZED_PRESETS, AmortizedSettings, AmortizedTrainer, A
 from .laplace import LARGEST
 from .optimization import PointSolver
 from .optimization_settings import OPTIMIZATION_PRESETS
-from .progress import SolverProgress
+from .progress import SolverProgress, has_checkpoint
 from .sampling import SAMPLING_PRESETS, Sampler, SamplingSettings
-from .variational import PRESETS, VariationalSolver
+from .variational import VariationalSolver
+from .variational_settings import PRESETS
 
 USE_AMORTIZER = ("avi", "semi-amortized")
 LARGE = 1024  # elements of an image, above which a fit from the prior ends far below one from the mode
@@ -313,18 +314,20 @@ def solve(
         return Sampler(settings).solve(problem, through, part("chains"), report)
     if name in USE_AMORTIZER:
         found = amortizer if amortizer is not None else find_amortizer(problem)
+        if name == "avi" and found is not None and settings != settings_for(name, seed=settings.seed):
+            raise ValueError("avi's settings are for training, and an amortizer that fits needs none: leave them out")
+        found = found or _trained(problem, training_for(name, settings), part("amortizer"), report)
         if name == "avi":
-            if found is not None and settings != settings_for(name, seed=settings.seed):
-                raise ValueError(
-                    "avi's settings are for training, and an amortizer that fits needs none: leave them out"
-                )
-            return (found or _trained(problem, settings, part("amortizer"), report)).posterior(problem)
-        training = settings_for("avi", "fast", seed=settings.seed)
-        found = found or _trained(problem, training, part("amortizer"), report)
+            return found.posterior(problem)
         return VariationalSolver(settings).solve(
             problem, part("fit"), report, start=found.start(problem, settings.pregenerator)
         )
     return VariationalSolver(settings).solve(problem, part("fit"), report)
+
+
+def training_for(name: str, settings: Any) -> AmortizedSettings:
+    """What avi or semi-amortized, run with these settings, trains an amortizer with where none fits."""
+    return settings if name == "avi" else settings_for("avi", "fast", seed=settings.seed)
 
 
 def _trained(
@@ -334,7 +337,7 @@ def _trained(
     operator, likelihood = problem.operator, problem.likelihood
     task = Task(operator, likelihood, {**(operator.spec or {}), "likelihood": likelihood.spec})
     trainer = AmortizedTrainer(problem.given_prior, task, settings)
-    if folder is not None and (folder / "config.json").exists():
+    if folder is not None and has_checkpoint(folder):
         trainer.load(folder)
     trained = trainer.run(folder, report)
     if folder is not None and operator.spec is not None and likelihood.spec is not None:

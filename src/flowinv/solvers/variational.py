@@ -3,124 +3,30 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..checkpoint import pack, unpack
-from ..families import After, Family, Generators, PreGeneratorConfig
-from ..families.family import composed, composed_at
+from ..families import After, Family, Generators
+from ..families.family import composed
 from ..flow_posterior import FlowPosterior
 from ..gradients import require_gradient
 from ..point_estimate import PointEstimate
 from ..problem import InverseProblem, require_problem
 from ..randomness import keyed_generator
-from ..settings import check_positive, check_seed, check_types
-from ..store import hash_tensors, read_bundle, write_bundle
-from .laplace import laplace_factor
-from .optimization import PointSolver
-from .optimization_settings import OptimizationSettings
+from ..store import read_bundle, write_bundle
 from .progress import Diverged, SolverProgress, drive, has_checkpoint, preset_or_settings
+from .starts import family_at, family_to_fill, made_from, own_latents
+from .variational_settings import PRESETS, VariationalSettings
 
 CHECKPOINT = "flowinv-solver"
-POINT_SCALE, LAPLACE_SCALE = 0.5, 0.7
-MODE_FROM = 0.3  # times N(0, I)
-
-
-@dataclass(frozen=True)
-class VariationalSettings:
-    """How the family is fitted.
-
-    In space ``latent`` the ``pregenerator`` feeds the prior; in ``ambient`` it is a flow over u, the image before the
-    prior's last elementwise transform, and every step needs the prior's density.
-    ``draws`` draws per observation and step, at most ``steps`` Adam steps at ``learning_rate``. With ``early_stop`` the
-    run goes to its cool-down (the last ``cooldown`` of the steps, learning rate falling linearly to zero) as soon as the
-    ELBO, averaged over ``window`` steps, is sure (to two standard errors) to rise by less than ``tolerance`` nats per
-    window. ``final_draws`` fresh draws give the ELBO that is reported. ``path_gradient`` leaves the score term, of zero
-    mean, out of the gradient, which then has no variance where q is exact (Roeder et al., Sticking the Landing), for one
-    pass through the map's inverse. ``bf16`` runs the prior's coupling networks in bfloat16 while fitting, never for what
-    is reported. ``anneal`` above 1 starts with a noise scale so many times wider, which falls geometrically to the
-    problem's own over the first half of the steps; until then the trace shows that wider problem's ELBO.
-
-    ``start`` "prior" begins with q(z) = N(0, I); "point" with N(z*, .5^2 I), z* the mode of p(z | y) as latent optimisation
-    finds it in ``start_steps`` steps, where a fit from the prior would spend most of its own on the way there; "laplace" with
-    N(z*, .7^2 (I + J^T W J)^-1), the Laplace approximation there (``laplace_factor``), narrowed since f bends. That one puts a
-    full-rank affine map behind the couplings, of which shift and diagonal are fitted. It is for up to 4096 latents, and for
-    measurements that bind combinations of many latents, not latents one by one: those of images do. Where noise is so weak
-    that latent optimisation sticks, ``start_widening`` above 1 seeks the mode with a noise scale so many times wider.
-    """
-
-    pregenerator: PreGeneratorConfig = field(default_factory=PreGeneratorConfig)
-    space: Literal["latent", "ambient"] = "latent"
-    draws: int = 16
-    steps: int = 300
-    learning_rate: float = 1e-2
-    warmup: int = 10
-    cooldown: float = 0.3
-    clip: float = 100.0
-    early_stop: bool = True
-    window: int = 40
-    tolerance: float = 2.0
-    final_draws: int = 1024
-    path_gradient: bool = False
-    bf16: bool = False
-    anneal: float = 1.0
-    start: Literal["prior", "point", "laplace"] = "prior"
-    start_steps: int = 200
-    start_widening: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_types(self, "solver setting")
-        check_positive(
-            self, "solver setting", "draws", "steps", "learning_rate", "clip", "window", "final_draws", "start_steps"
-        )
-        for name in ("warmup", "tolerance"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"solver setting {name} must be at least 0, got {getattr(self, name)!r}")
-        check_seed(self.seed, "solver setting seed")
-        if not 0 <= self.cooldown <= 1:
-            raise ValueError(f"solver setting cooldown must lie in [0, 1], got {self.cooldown!r}")
-        if not (self.anneal >= 1 and math.isfinite(self.anneal)):
-            raise ValueError(f"solver setting anneal must be at least 1, got {self.anneal!r}")
-        if not (self.start_widening >= 1 and math.isfinite(self.start_widening)):
-            raise ValueError(f"solver setting start_widening must be at least 1, got {self.start_widening!r}")
-        if self.start != "prior" and (self.space != "latent" or self.pregenerator.family == "realnvp"):
-            raise ValueError(f"start = {self.start!r} is for a coupling or gaussian pre-generator in the latent space")
-
-
-def _paper(hidden: int, scales: int, blocks: int, **settings: Any) -> VariationalSettings:
-    family = PreGeneratorConfig("realnvp", hidden=hidden, scales=scales, blocks=blocks)
-    return VariationalSettings(family, cooldown=0.0, warmup=0, early_stop=False, **settings)
-
-
-PRESETS: dict[str, VariationalSettings] = {
-    "fast": VariationalSettings(),
-    "thorough": VariationalSettings(PreGeneratorConfig(steps=12, hidden=48), draws=32, steps=1000),
-    "gaussian": VariationalSettings(
-        PreGeneratorConfig("gaussian"),
-        draws=32,
-        steps=2000,
-        learning_rate=1e-2,
-        cooldown=0.6,
-        path_gradient=True,
-        early_stop=False,
-    ),
-    "ambient": VariationalSettings(space="ambient", learning_rate=3e-3),
-    "from-point": VariationalSettings(start="point", start_steps=500, learning_rate=5e-3),
-    "from-laplace": VariationalSettings(start="laplace", start_steps=500, learning_rate=5e-3),
-    "semi-amortized": VariationalSettings(steps=50, early_stop=False),
-    "paper-mnist": _paper(32, 3, 3, draws=64, steps=1000, learning_rate=1e-3),
-    "paper-cifar10": _paper(48, 4, 4, draws=32, steps=1000, learning_rate=5e-4),
-    "paper-celebahq": _paper(48, 3, 3, draws=8, steps=4000, learning_rate=5e-4),
-}
 
 
 class _Run:
@@ -281,12 +187,6 @@ class _Run:
         self.good = self._snapshot()
 
 
-def _sha256(z: Tensor) -> str:
-    digest = hashlib.sha256()
-    hash_tensors(digest, {"z": z})
-    return digest.hexdigest()
-
-
 def _shadow(module: Family) -> Family:
     """A copy that shares the module's weights, and follows their updates, but passes them no gradient."""
     twin = copy.deepcopy(module).requires_grad_(False)
@@ -333,16 +233,15 @@ class VariationalSolver:
             raise TypeError(f"start is a Family or a PointEstimate, got {type(start).__name__}")
         if isinstance(start, Family) and self.settings.start != "prior":
             raise ValueError(f"a family to start from was given, and start = {self.settings.start!r} asks for another")
-        given = self._own(problem, start) if isinstance(start, PointEstimate) else None
+        given = own_latents(problem, start, self.settings) if isinstance(start, PointEstimate) else None
         if isinstance(start, Family) or self.settings.start == "prior":
             run = _Run(problem, self.settings, start if isinstance(start, Family) else None)
-        else:  # known by what it is made from: the weights themselves differ in their last bits with the threads
-            made_from = self.settings.start if given is None else _sha256(given)
+        else:
             if has_checkpoint(checkpoint):
-                family, seconds = self._unplaced(problem), 0.0
+                family, seconds = family_to_fill(problem, self.settings), 0.0
             else:
-                family, seconds = self._placed(problem, given, checkpoint, report, every)
-            run = _Run(problem, self.settings, family, made_from, seconds)
+                family, seconds = family_at(problem, given, self.settings, checkpoint, report, every)
+            run = _Run(problem, self.settings, family, made_from(given, self.settings), seconds)
 
         def progress() -> SolverProgress:
             return SolverProgress(run.step, run.total, sum(run.trace[-1]) / problem.batch, run.seconds, "ELBO")
@@ -353,71 +252,3 @@ class VariationalSolver:
         posterior.measure_elbo(self.settings.final_draws, keyed_generator(self.settings.seed, 10**6))
         posterior.provenance["seconds"] = run.seconds + time.monotonic() - fitted
         return posterior
-
-    def _own(self, problem: InverseProblem, estimate: PointEstimate) -> Tensor:
-        """The latents of a point estimate, refused where they are not the problem's."""
-        if self.settings.start == "prior":
-            raise ValueError("to start at a point estimate, set start to 'point' or 'laplace'; it is 'prior'")
-        if estimate.problem.prior_fingerprint != problem.prior_fingerprint:
-            raise ValueError("the point estimate to start at is of another prior, whose latents mean something else")
-        if len(estimate.z) != problem.batch:
-            raise ValueError(
-                f"the point estimate to start at is of {len(estimate.z)} observations, the problem has {problem.batch}"
-            )
-        if not torch.equal(estimate.problem.y, problem.y):
-            raise ValueError(
-                "the point estimate to start at is of other observations: its y differs from the problem's"
-            )
-        return estimate.z
-
-    def _placed(
-        self,
-        problem: InverseProblem,
-        z: Tensor | None,
-        checkpoint: str | Path | None,
-        report: Callable[[SolverProgress], None] | None,
-        every: float,
-    ) -> tuple[Family, float]:
-        """The family to start from, around latents z (B, *shape) or the mode, and the seconds that it took."""
-        s, seconds = self.settings, 0.0
-        if z is None:
-            place = None if checkpoint is None else Path(checkpoint).with_name(f"{Path(checkpoint).name}-start")
-            sought = problem if s.start_widening == 1 else problem.widened(s.start_widening)
-            mode = PointSolver(self._mode()).solve(sought, place, report, every)
-            z, seconds = mode.z, mode.provenance["seconds"]
-        if s.start == "point":
-            return self._around(z, POINT_SCALE), seconds
-        began = time.monotonic()
-        factor = LAPLACE_SCALE * laplace_factor(problem, z, problem.prior.frozen(bf16=True) if s.bf16 else None)
-        return self._around(z, factor), seconds + time.monotonic() - began
-
-    def _unplaced(self, problem: InverseProblem) -> Family:
-        """A family as ``_placed`` makes it but for its weights, which a checkpoint holds."""
-        z = torch.zeros(problem.batch, *problem.shape)
-        size = z[0].numel()
-        return self._around(
-            z, POINT_SCALE if self.settings.start == "point" else torch.eye(size).expand(len(z), -1, -1)
-        )
-
-    def _around(self, z: Tensor, scale: float | Tensor) -> Family:
-        config = self.settings.pregenerator
-        if isinstance(scale, Tensor) and config.family != "gaussian":
-            config = replace(config, affine=True)
-        return composed_at(z, config, scale)
-
-    def _mode(self) -> OptimizationSettings:
-        """How the mode of p(z | y) is sought: -log p(y | f(z)) + ||z||^2 / 2.
-
-        From nearer to the origin than a draw, which few steps do not shrink to the mode's length; at it gradients may vanish.
-        """
-        s = self.settings
-        return OptimizationSettings(
-            "likelihood",
-            "latent-norm",
-            0.5,
-            init_scale=MODE_FROM,
-            learning_rate=0.1,
-            steps=s.start_steps,
-            bf16=s.bf16,
-            seed=s.seed,
-        )
