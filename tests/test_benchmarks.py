@@ -518,7 +518,7 @@ def test_smoothing_is_summarised_in_order() -> None:
     assert entry["images"] == 2 and entry["observed"]["value"] == pytest.approx(0.015) and entry["energy_score"] is None
 
 
-def test_gains_of_annealing_are_taken_image_by_image() -> None:
+def test_gains_over_plain_fits_are_taken_image_by_image() -> None:
     scores = {name: 1.0 for name in smoothing.SCORES}
     rows = [
         {"variant": variant, "scale": 0.01, "image": i, **scores, "perceptual": 10.0 * i - (variant == "annealed")}
@@ -526,8 +526,14 @@ def test_gains_of_annealing_are_taken_image_by_image() -> None:
         for variant in ("l2", "annealed")
         if (variant, i) != ("l2", 4)  # an image that only one of the two was run on
     ]
-    (entry,) = smoothing.annealing_gains(rows)
-    assert (entry["scale"], entry["images"], entry["squared_error"]["value"]) == (0.01, 4, 0.0)
+    rows += [
+        {"variant": variant, "scale": scale, "image": 0, **scores, "energy_score": score}
+        for variant, scale, score in (("l2", 0.1, 3.0), ("perceptual", 300.0, 5.0))
+    ]
+    entry, distance = smoothing.gains(rows)
+    assert (entry["variant"], entry["scale"], entry["images"]) == ("annealed", 0.01, 4)
+    assert entry["squared_error"]["value"] == 0.0
+    assert (distance["variant"], distance["images"], distance["energy_score"]["value"]) == ("perceptual", 1, 2.0)
     assert (entry["perceptual"]["low"], entry["perceptual"]["high"]) == (-1.0, -1.0)
 
 

@@ -40,6 +40,7 @@ from flowinv.store import write_text
 
 SIGMAS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
 BETAS = (30.0, 100.0, 300.0, 1000.0, 3000.0)
+BEST = 0.1  # the sigma of least energy score
 SCORES = ("observed", "squared_error", "squared_error_hidden", "perceptual", "energy_score")
 SCALES = {"l2": SIGMAS, "annealed": tuple(s for s in SIGMAS if s < 1), "perceptual": BETAS}
 
@@ -112,19 +113,24 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def annealing_gains(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each sigma, by how much annealed fits exceed the plain ones, image by image; negative is better."""
+def gains(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By how much other fits exceed the plain ones, image by image (negative is better).
+
+    Annealed fits are compared with those at the same sigma, fits of a perceptual distance with those at ``BEST``.
+    """
     by_fit = {(r["variant"], r["scale"], r["image"]): r for r in rows if "failed" not in r}
     found = []
-    for scale in SCALES["annealed"]:
-        pairs = [
-            (row, by_fit["l2", scale, image])
-            for (variant, sigma, image), row in by_fit.items()
-            if variant == "annealed" and sigma == scale and ("l2", scale, image) in by_fit
-        ]
-        if pairs:
-            gains = {name: asdict(mean_interval([a[name] - b[name] for a, b in pairs])) for name in SCORES}
-            found.append({"scale": scale, "images": len(pairs), **gains})
+    for variant in ("annealed", "perceptual"):
+        for scale in SCALES[variant]:
+            plain = scale if variant == "annealed" else BEST
+            pairs = [
+                (row, by_fit["l2", plain, image])
+                for (kind, at, image), row in by_fit.items()
+                if (kind, at) == (variant, scale) and ("l2", plain, image) in by_fit
+            ]
+            if pairs:
+                more = {name: asdict(mean_interval([a[name] - b[name] for a, b in pairs])) for name in SCORES}
+                found.append({"variant": variant, "scale": scale, "images": len(pairs), **more})
     return found
 
 

@@ -57,7 +57,7 @@ def studies(out: Path) -> dict[str, Any]:
     }
     if (smoothed := found["smoothing"]) is not None:
         smoothed["summary"] = smoothing.summarise(smoothed["rows"])
-        smoothed["gains"] = smoothing.annealing_gains(smoothed["rows"])
+        smoothed["gains"] = smoothing.gains(smoothed["rows"])
     if (started := found["semi"]) is not None:
         started["variants"] = semi.summarise(started["rows"], started["settings"]["lengths"][-1])
     return found
