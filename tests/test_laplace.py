@@ -282,6 +282,11 @@ def test_a_fit_starts_around_a_point_estimate_that_it_is_given() -> None:
     other = InverseProblem(problem.given_prior, Identity(), Gaussian(0.1), problem.y + 0.1)
     with pytest.raises(ValueError, match="of other observations"):
         VariationalSolver(QUICK).solve(other, start=estimate)
+    whole = InverseProblem(problem.given_prior, Identity(), Gaussian(0.1), problem.y)
+    with pytest.raises(ValueError, match="of another operator"):
+        VariationalSolver(QUICK).solve(whole, start=estimate)
+    wider = InverseProblem(problem.given_prior, problem.operator, Gaussian(0.2), problem.y)
+    VariationalSolver(replace(QUICK, steps=1)).solve(wider, start=estimate)
     with pytest.raises(TypeError, match="start is a Family or a PointEstimate, got str"):
         VariationalSolver(QUICK).solve(problem, start="laplace")
     one = InverseProblem(problem.given_prior, Identity(), Gaussian(0.1), problem.y[:1])
@@ -299,6 +304,9 @@ def test_what_it_cannot_start_from_is_refused() -> None:
     big = InverseProblem(Flow(Chain([]), (size,)), Identity(), Gaussian(0.1), torch.zeros(1, size))
     with pytest.raises(ValueError, match=f"at most {LARGEST}, here it is {size}"):
         laplace_factor(big, torch.zeros(1, size))
+    for problem in (custom, big):
+        with pytest.raises(ValueError, match="Laplace start"):  # before the search of the mode, not after it
+            VariationalSolver(QUICK).solve(problem, report=lambda p: pytest.fail("the search began"))
     with pytest.raises(ValueError, match="full-rank affine map"):
         composed_at(normal(1, 12), PreGeneratorConfig(), torch.eye(12).double()[None])
     with pytest.raises(ValueError, match="start_widening must be at least 1"):

@@ -10,6 +10,7 @@ from flowinv.flows import Affine, Chain, Flow, Quantile
 from flowinv.flows.layers.actnorm import ActNorm
 from flowinv.likelihoods import CustomLikelihood, Distance, Gaussian, Laplace, Poisson
 from flowinv.operators import FunctionOperator, Identity, Mask, MatrixOperator
+from flowinv.priors import load_prior
 from flowinv.problem import InverseProblem
 from flowinv.tasks import task
 
@@ -176,6 +177,13 @@ def test_bad_input_is_refused_in_one_line(operator, likelihood, y, message):
     with pytest.raises((ValueError, TypeError), match=message) as caught:
         InverseProblem(affine_prior(), operator, likelihood, y)
     assert "\n" not in str(caught.value)
+
+
+def test_a_function_that_mixes_images_is_seen_where_the_prior_is_flat_around_the_origin():
+    with pytest.raises(ValueError, match="differently among several"):
+        InverseProblem(
+            load_prior("mnist"), lambda x: x - x.mean(0, keepdim=True), Gaussian(0.1), torch.zeros(1, 1, 28, 28)
+        )
 
 
 def test_measurement_in_bytes_is_refused_for_a_prior_on_the_unit_interval():

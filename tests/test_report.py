@@ -16,6 +16,7 @@ from flowinv import summaries
 from flowinv.flows.flow import UNIT
 from flowinv.operators import Operator
 from flowinv.report import write_report
+from flowinv.store import to_json
 
 SHAPES = {"grey": (1, 10, 8), "colour": (3, 8, 8), "vector": (12,)}
 
@@ -82,8 +83,23 @@ def test_chains_in_the_page(tmp_path):
     assert data["draws"] == data["mixing"]["draws"] == 120 and data["mixing"]["exact"] is True
     assert data["mixing"]["rhat"] == pytest.approx(posterior.rhat.tolist())
     assert data["mixing"]["acceptance"] == pytest.approx(posterior.acceptance.mean(0).tolist())
+    assert data["mixing"]["stuck"] == [False, False]
     assert data["elbo"] is None and data["trace"]["label"] == "log p(z, y)" and len(data["trace"]["curve"]) == 2
     assert data["trace"]["curve"][1][-1] == pytest.approx(-posterior.trace["potential"][-1][1])
+
+
+def test_chains_that_never_moved_are_said_to_disagree(tmp_path):
+    from exact_posterior import Exact
+
+    from flowinv import Sampler, SamplingSettings
+    from flowinv.cli.outcome import _summary
+
+    settings = SamplingSettings("mala", steps=40, warmup=0, chains=3, step_size=1e4, adapt=False)
+    posterior = Sampler(settings).solve(Exact((6,), batch=2).problem)
+    assert posterior.acceptance.max() == 0
+    data = data_of(write_report(posterior, tmp_path / "r.html", draws=500))
+    assert data["mixing"]["stuck"] == [True, True] and data["mixing"]["rhat"] == [None, None]
+    assert json.loads(to_json(_summary(posterior, 100, None, 0)))["rhat"] == ["inf", "inf"]
 
 
 def test_data_fit_and_elbo_in_the_page(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -349,7 +350,10 @@ def test_a_fit_from_a_point_goes_on_in_either_part(tmp_path) -> None:
     for at, total in ((11, 25), (17, 30)):
         with pytest.raises(KeyboardInterrupt):
             VariationalSolver(settings).solve(problem, tmp_path / "fit", stop_at(at, total))
-        assert (tmp_path / "fit").exists() == (total == 30) and (tmp_path / "fit-start").exists()
+        assert (tmp_path / "fit" / "config.json").exists() == (total == 30)
+        assert (tmp_path / "fit" / "start").exists() == (total == 25) and [p.name for p in tmp_path.iterdir()] == [
+            "fit"
+        ]
     resumed = VariationalSolver(settings).solve(problem, tmp_path / "fit")
     assert torch.equal(resumed.mean(16), whole.mean(16)) and resumed.trace == whole.trace
 
@@ -450,6 +454,21 @@ def test_a_term_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state()
         VariationalSolver(SHORT).solve(bad)
     assert (caught.value.step, caught.value.term) == (11, "log p(y|x)")
     assert torch.isfinite(caught.value.result.sample(3, torch.Generator().manual_seed(0))).all()
+
+
+def test_what_is_not_finite_from_the_start_has_no_last_good_state() -> None:
+    problem = small_problem()
+    bad = InverseProblem(
+        problem.given_prior,
+        problem.operator,
+        CustomLikelihood(lambda y, p: p.flatten(-3).sum(-1) * math.nan),
+        problem.y,
+    )
+    with pytest.raises(
+        Diverged, match=r"step 0: log p\(y\|x\) is not finite at the start: check y and the op"
+    ) as caught:
+        VariationalSolver(SHORT).solve(bad)
+    assert caught.value.result is None
 
 
 def test_bf16_fits_but_reports_in_full_precision() -> None:

@@ -41,13 +41,15 @@ PROTOCOL = """## How it was measured
 - **Budget.** "Equal" is at most 1,000 prior passes for every chain or point and 5,000 of every fit, the draws that are kept
   aside; "paper" is the paper's lengths, rates and architectures, on fewer images. Amortized inference pays beforehand, in
   training. A Laplace start counts a pass for each measured element. Networks of SVI, LMC, CSGM and IvOM run in bfloat16 while
-  stepping, those of Ambient VI and of the exact chains in float32, which costs these up to twice the seconds.
+  stepping, those of Ambient VI, of the exact chains and of points at the paper's settings in float32, which costs these up to
+  twice the seconds.
 - **Seconds** are those of one processor thread, and of the wall beside them, of images solved in batches of the size that the
-  method was given most often: chains and points by tens, fits by fours, amortized ones alone. The rest of a method's images
-  count for its scores only.
+  method was given most often: chains and points by tens, fits by fours, amortized ones and fits of the paper's settings alone. The
+  rest of a method's images count for its scores only.
 - **Intervals** are 95 % bootstrap intervals over images (Fréchet and inception-type scores: value +- 1.96 bootstrap standard
   deviations). `of the mean of 32` is the error of the mean of 32 draws, that of chains of all states that were kept (some
-  300). CSGM and IvOM have fewer points than 32: what the mean of 32 would have is reckoned from their error and their mean's.
+  300). CSGM and IvOM have fewer points than 32, and so have chains of the paper's settings, of which the last states alone are
+  kept: what the mean of 32 would have is reckoned from their error and their mean's.
 - **Squared error** is summed over the image, in [0, 1] units: the paper's "MSE". A calibrated draw has twice the error of the
   posterior mean, so that less than that is over-confidence, and not merit. The **energy score** is the error that
   cannot be gamed so: its expectation is least for draws of the true posterior.
@@ -249,7 +251,8 @@ def sensing_section(found: dict[str, Cells]) -> str:
         row += [cell(entry.get(name), column) for name, column in columns]
         leads = [(entry.get(name) or {}).get("paired", {}).get("psnr_of_mean") for name in points if "svi" in names]
         rows.append(row + [markdown.text(lead) for lead in leads])
-    text = "## Compressed sensing of faces (figure 4)\n\nPSNR in dB of single draws or points and of their mean, sigma .05, "
+    text = "## Compressed sensing of faces (figure 4)\n\n`faces-cs-M --draws 4`: PSNR in dB of single draws or points and of their "
+    text += "mean, sigma .05, "
     text += "over the images that all were run on; "
     means = {n: max(e[n]["mean_of"] or 0 for e in entries.values() if n in e) for n in names if n not in points}
     text += "the mean is over " + ", ".join(f"{n} ({METHODS[name].label})" for name, n in means.items()) + ".\n\n"

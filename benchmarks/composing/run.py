@@ -1,6 +1,7 @@
 """Rows for the tables: methods on a case, image by image.
 
     python -m benchmarks.composing.run mnist-bottom --methods svi lmc --data DATA --images 100 --workers 2
+    python -m benchmarks.composing.run faces-cs-250 --methods svi csgm-point ivom-point --draws 4 --data DATA
     python -m benchmarks.composing.run faces-top --data DATA --prior runs/faces/prior --budget paper --images 10
 
 Rows are written as they come, to benchmarks/results/composing/CASE/METHOD.json (METHOD-paper.json): the same command goes on

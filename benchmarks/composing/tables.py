@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import in_one_line
 from benchmarks.composing import semi, smoothing
 from benchmarks.composing.aggregate import common_images, paired, summary
 from benchmarks.composing.cases import CASES
@@ -74,10 +75,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the rows are")
     parser.add_argument("--page", type=Path, default=Path("docs/benchmarks/composing.md"))
     options = parser.parse_args(arguments)
-    found = tables(options.out)
-    write_text(options.out / "tables.json", to_json(found))
-    write(options.page, found, options.out)
-    print(f"{sum(map(len, found.values()))} methods in {len(found)} cases")
+    with in_one_line(parser):
+        found = tables(options.out)
+        write_text(options.out / "tables.json", to_json(found))
+        write(options.page, found, options.out)
+        print(f"{sum(map(len, found.values()))} methods in {len(found)} cases")
 
 
 if __name__ == "__main__":

@@ -88,7 +88,11 @@ class FlowPosterior(Posterior):
 
     @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:
-        """log q(x | y) of images x (..., B, *shape), in nats, shape (..., B): through the prior's and fhat's inverses."""
+        """log q(x | y) of images x (..., B, *shape), in nats, shape (..., B): through the prior's and fhat's inverses.
+
+        Of an image that q did not draw it may be extremely low: a fit narrower than the posterior in some directions has next to
+        no mass beside its own draws. It is no measure of calibration.
+        """
         (low, high), (bottom, top) = self.prior.support, self.prior.reach()
         if math.isfinite(high - low):  # a draw may lie beyond the support, by rounding or by the flow's making
             low, high = min(bottom, 2 * low - high), max(top, 2 * high - low)

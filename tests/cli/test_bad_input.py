@@ -51,6 +51,10 @@ BAD: list[tuple[tuple[object, ...], str]] = [
     ((*IMAGE, "--task", "denoise", "--beta", 3), "beta and weights belong to a distance, not to the gaussian"),
     ((*IMAGE, "--task", "denoise", "--likelihood", "digits"), "the distance digits needs beta"),
     ((*IMAGE, "--task", "denoise", "--likelihood", "stlpips", "--beta", 3), "stlpips distance needs the path of its"),
+    (
+        (*IMAGE, "--task", "denoise", "--solver", "glowip", "--preset", "glowip-fast", "--weight", 3),
+        "penalty 'none' does",
+    ),
     ((*IMAGE, "--task", "denoise", "--solver", "magic"), "unknown solver 'magic': expected one of svi, avi"),
     ((*IMAGE, "--task", "denoise", "--chains", 3), "svi has no setting 'chains'"),
     ((*IMAGE, "--task", "denoise", "--solver", "hmc", "--chains", 0), "chains must be positive"),

@@ -68,6 +68,11 @@ def test_a_weight_that_noise_does_not_suit_is_said_to_be_so(run: Run, more: tupl
     assert said in out if said else "does not see sigma" not in out
 
 
+def test_a_weight_goes_to_the_preset_of_the_task(run: Run) -> None:
+    code, out, err = run(*IMAGE, "--task", "denoise", "--solver", "glowip", "--weight", 0.03, "--steps", 1)
+    assert (code, err) == (0, "") and "weight is 0.03\n" in out
+
+
 def test_that_pl_mcmc_takes_noise_for_exact_is_said(run: Run) -> None:
     arguments = (*SOLVE, "--image", "in/image.png", "--task", "inpaint-bottom", "--solver", "pl-mcmc", "--steps", 4)
     code, out, err = run(*arguments, "--draws", 4, "--sigma", 0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def refuse(out: Path, overwrite: bool) -> None:
     if not out.exists() or overwrite:
         return
     # the checkpoint goes last, so beside one the other files are those of a run that was not finished
-    ours = ("checkpoint", "amortizer", *_POSTERIOR, *_POINT) if (out / "checkpoint").is_dir() else ()
+    ours = ("checkpoint", "amortizer", "last-good", *_POSTERIOR, *_POINT) if (out / "checkpoint").is_dir() else ()
     foreign = sorted(p.name for p in out.iterdir() if p.name not in ours)
     if foreign:
         raise FileExistsError(f"{out} already holds {foreign[0]}; choose another folder, or --overwrite")
@@ -104,7 +105,7 @@ def solve_into(
         try:
             result = run(solver, problem, settings, amortizer=amortizer, checkpoint=checkpoint, report=show)
         except KeyboardInterrupt:
-            kept = any(checkpoint.glob("*/config.json"))
+            kept = any(checkpoint.rglob("config.json"))
             raise KeyboardInterrupt(
                 f"step {last} is kept in {checkpoint}; the same command goes on from there" if kept else ""
             ) from None
@@ -209,7 +210,7 @@ def _summary(posterior: Posterior, draws: int, truth: Tensor | None, seed: int) 
     if isinstance(posterior, SampledPosterior):
         result["exact_kernel"] = bool(posterior.provenance.get("exact"))
         for name in ("rhat", "ess"):
-            result[name] = [float(v) if torch.isfinite(v) else None for v in getattr(posterior, name)]
+            result[name] = [_known(float(v)) for v in getattr(posterior, name)]
         result["acceptance"] = posterior.acceptance.mean(0).tolist()
     result |= {
         "normalised": posterior.problem.normalised,
@@ -224,6 +225,11 @@ def _summary(posterior: Posterior, draws: int, truth: Tensor | None, seed: int) 
         result["squared_error_single_draw"] = float(single.mean())
         result["squared_error_mean"] = float((found.mean - truth).square().sum() / len(truth))
     return result
+
+
+def _known(value: float) -> float | str | None:
+    """Of chains: "inf" where none of them ever moved, null where they are too short to tell; JSON has no word for either."""
+    return value if math.isfinite(value) else None if math.isnan(value) else "inf"
 
 
 def _spoken(summary: dict[str, Any], noisy: bool) -> list[str]:

@@ -482,9 +482,9 @@
       tile("ELBO", grouped(elbo, 1), (error !== null && error !== undefined ? `± ${grouped(error, error < 0.1 ? 2 : 1)} ` : "") + "nats", DATA.normalised ? "log evidence is at least this" : "up to an unknown constant");
     }
     if (DATA.mixing) {
-      const { rhat, ess, acceptance, exact, chains, draws } = DATA.mixing;
+      const { rhat, stuck, ess, acceptance, exact, chains, draws } = DATA.mixing;
       const known = rhat[b] !== null, agree = known && rhat[b] <= 1.05;
-      tile("R-hat of the chains", known ? rhat[b].toFixed(3) : "unknown", "", known ? `${agree ? "they agree" : "they disagree: run more steps"}; ${draws} draws worth ${significant(ess[b] ?? 0)}` : `${chains} chains, too short or too still to tell`);
+      tile("R-hat of the chains", known ? rhat[b].toFixed(3) : stuck[b] ? "infinite" : "unknown", "", known ? `${agree ? "they agree" : "they disagree: run more steps"}; ${draws} draws worth ${significant(ess[b] ?? 0)}` : stuck[b] ? `${chains} chains, none of which moved: take smaller steps` : `${chains} chains, too short to tell`);
       tile("Acceptance", (100 * acceptance[b]).toFixed(0) + " %", "", exact ? "exact kernel" : "uncorrected kernel: biased by its step size");
     }
     const fit = DATA.fit, verdict = judge(b);

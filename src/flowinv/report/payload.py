@@ -147,6 +147,7 @@ def _mixing(posterior: Any) -> dict[str, Any] | None:
         return None
     return {
         "rhat": _numbers(posterior.rhat),
+        "stuck": posterior.rhat.isinf().tolist(),
         "ess": _numbers(posterior.ess),
         "acceptance": _numbers(posterior.acceptance.mean(0)),
         "exact": bool(posterior.provenance.get("exact")),

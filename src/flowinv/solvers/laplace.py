@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,19 @@ from ..problem import InverseProblem
 
 LARGEST = 4096
 _ROWS = 512  # of the Jacobian that are multiplied at once: a sum of D x D products costs more than the products
+
+
+def check_laplace(problem: InverseProblem) -> None:
+    """Refuse a problem of more than 4096 latents, or of a likelihood whose Fisher information is unknown."""
+    if (size := math.prod(problem.shape)) > LARGEST:
+        raise ValueError(
+            f"a Laplace start holds a D x D matrix for each observation: D can be at most {LARGEST}, here it is {size}; "
+            "start at the point instead"
+        )
+    if problem.likelihood.fisher(problem.y) is None:
+        raise ValueError(
+            f"a Laplace start needs the Fisher information of A(x), which {problem.likelihood!r} has not; start at the point"
+        )
 
 
 @torch.enable_grad()  # the caller may have turned it off
@@ -25,11 +40,7 @@ def laplace_factor(problem: InverseProblem, z: Tensor, prior: Flow | None = None
     """
     prior = prior if prior is not None else problem.prior
     size = z[0].numel()
-    if size > LARGEST:
-        raise ValueError(
-            f"a Laplace start holds a D x D matrix for each observation: D can be at most {LARGEST}, here it is {size}; "
-            "start at the point instead"
-        )
+    check_laplace(problem)
     leaf = z.detach().expand(chunk, *z.shape).clone().requires_grad_()
     x = prior.decode(leaf.flatten(0, 1))[0].view(leaf.shape)
     prediction = problem.operator(x).flatten(2)  # (chunk, B, m)
@@ -55,10 +66,7 @@ def _precision(problem: InverseProblem, prediction: Tensor) -> Tensor:
     """The Fisher information of every element of A(x), 0 where nothing was observed, (B, m)."""
     shaped = prediction.view(problem.y.shape)
     fisher = problem.likelihood.fisher(shaped)
-    if fisher is None:
-        raise ValueError(
-            f"a Laplace start needs the Fisher information of A(x), which {problem.likelihood!r} has not; start at the point"
-        )
+    assert fisher is not None
     precision = fisher.expand(shaped.shape)
     if problem.observed is not None:
         precision = torch.where(problem.observed, precision, precision.new_zeros(()))

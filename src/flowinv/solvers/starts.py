@@ -16,7 +16,7 @@ from ..families.family import composed_at
 from ..point_estimate import PointEstimate
 from ..problem import InverseProblem
 from ..store import hash_tensors
-from .laplace import laplace_factor
+from .laplace import check_laplace, laplace_factor
 from .optimization import PointSolver
 from .optimization_settings import OptimizationSettings
 from .progress import SolverProgress
@@ -24,6 +24,7 @@ from .variational_settings import VariationalSettings
 
 POINT_SCALE, LAPLACE_SCALE = 0.5, 0.7
 MODE_FROM = 0.3  # times N(0, I)
+SEARCH = "start"  # within the fit's checkpoint: that of the search for the mode
 
 
 def own_latents(problem: InverseProblem, estimate: PointEstimate, settings: VariationalSettings) -> Tensor:
@@ -38,6 +39,9 @@ def own_latents(problem: InverseProblem, estimate: PointEstimate, settings: Vari
         )
     if not torch.equal(estimate.problem.y, problem.y):
         raise ValueError("the point estimate to start at is of other observations: its y differs from the problem's")
+    theirs, ours = estimate.problem.operator(estimate.x), problem.operator(estimate.x)
+    if theirs.shape != ours.shape or not torch.allclose(theirs, ours, rtol=1e-3, atol=1e-4):
+        raise ValueError("the point estimate to start at is of another operator: its A(x) differs from the problem's")
     return estimate.z
 
 
@@ -58,10 +62,15 @@ def family_at(
     report: Callable[[SolverProgress], None] | None = None,
     every: float = 20.0,
 ) -> tuple[Family, float]:
-    """The family to start from, around latents z (B, *shape) or the mode, and the seconds that it took."""
+    """The family to start from, around latents z (B, *shape) or the mode, and the seconds that it took.
+
+    The search for the mode is saved in ``start`` within the checkpoint.
+    """
     seconds = 0.0
+    if settings.start == "laplace":
+        check_laplace(problem)  # before the search, not after
     if z is None:
-        place = None if checkpoint is None else Path(checkpoint).with_name(f"{Path(checkpoint).name}-start")
+        place = None if checkpoint is None else Path(checkpoint) / SEARCH
         sought = problem if settings.start_widening == 1 else problem.widened(settings.start_widening)
         mode = PointSolver(_mode(settings)).solve(sought, place, report, every)
         z, seconds = mode.z, mode.provenance["seconds"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,7 +24,7 @@ from ..problem import InverseProblem, require_problem
 from ..randomness import keyed_generator
 from ..store import read_bundle, write_bundle
 from .progress import Diverged, SolverProgress, drive, has_checkpoint, preset_or_settings
-from .starts import family_at, family_to_fill, made_from, own_latents
+from .starts import SEARCH, family_at, family_to_fill, made_from, own_latents
 from .variational_settings import PRESETS, VariationalSettings
 
 CHECKPOINT = "flowinv-solver"
@@ -152,7 +153,7 @@ class _Run:
         self.family.load_state_dict(self.good, strict=False)
         self.step = max(0, at - 1)  # what is handed over is the state before the step that led here
         self.trace = self.trace[: self.step]
-        return Diverged(at, term, self.posterior())
+        return Diverged(at, term, self.posterior() if at else None)
 
     def posterior(self) -> FlowPosterior:
         provenance = {
@@ -242,6 +243,9 @@ class VariationalSolver:
             else:
                 family, seconds = family_at(problem, given, self.settings, checkpoint, report, every)
             run = _Run(problem, self.settings, family, made_from(given, self.settings), seconds)
+            if checkpoint is not None and not has_checkpoint(checkpoint):
+                run.save(Path(checkpoint))  # what took the longest
+                shutil.rmtree(Path(checkpoint) / SEARCH, ignore_errors=True)
 
         def progress() -> SolverProgress:
             return SolverProgress(run.step, run.total, sum(run.trace[-1]) / problem.batch, run.seconds, "ELBO")
