@@ -351,9 +351,8 @@ def test_a_fit_from_a_point_goes_on_in_either_part(tmp_path) -> None:
         with pytest.raises(KeyboardInterrupt):
             VariationalSolver(settings).solve(problem, tmp_path / "fit", stop_at(at, total))
         assert (tmp_path / "fit" / "config.json").exists() == (total == 30)
-        assert (tmp_path / "fit" / "start").exists() == (total == 25) and [p.name for p in tmp_path.iterdir()] == [
-            "fit"
-        ]
+        assert (tmp_path / "fit" / "start").exists() == (total == 25)
+        assert [p.name for p in tmp_path.iterdir()] == ["fit"]
     resumed = VariationalSolver(settings).solve(problem, tmp_path / "fit")
     assert torch.equal(resumed.mean(16), whole.mean(16)) and resumed.trace == whole.trace
 

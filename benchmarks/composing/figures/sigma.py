@@ -108,14 +108,14 @@ def _tradeoff(axis: Any, summary: list[dict[str, Any]], variant: str) -> None:
         return
     x, y = ([e[name]["value"] for e in found] for name in ("observed", "energy_score"))
     axis.plot(x, y, "-o", color=COLOURS[variant], label=LABELS[variant], markersize=4)
-    aside = (-3, -3, "right", "top") if variant == "annealed" else (3, 3, "left", "bottom")
+    far, ha, va = (-3, "right", "top") if variant == "annealed" else (3, "left", "bottom")
     for e, at, height in zip(found, x, y, strict=True):
         axis.annotate(
             f"{e['scale']:g}",
             (at, height),
-            xytext=aside[:2],
-            ha=aside[2],
-            va=aside[3],
+            xytext=(far, far),
+            ha=ha,
+            va=va,
             fontsize=6,
             color=COLOURS[variant],
             textcoords="offset points",

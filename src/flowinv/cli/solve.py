@@ -111,9 +111,8 @@ def solve(
     info = solver_info(solver)
     changes = {"steps": steps, "weight": weight, "chains": chains, "bf16": bf16 or None}
     changes = {k: v for k, v in changes.items() if v is not None}
-    settings_for(
-        solver, preset or preset_for(solver, task), seed=seed, **changes
-    )  # what is wrong with them is said before anything is loaded
+    # what is wrong with them is said before anything is loaded
+    settings_for(solver, preset or preset_for(solver, task), seed=seed, **changes)
     if likelihood != "gaussian" and not info.uses_likelihood:
         raise ValueError(f"{solver} has a misfit of its own: it cannot use --likelihood {likelihood}")
     if amortizer is not None and solver not in USE_AMORTIZER:

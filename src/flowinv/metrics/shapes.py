@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..images import in_other_units
+
 
 def check_images(value: Any, name: str) -> None:
     """Refuse what is not a floating-point tensor with something in it: differences of bytes wrap around."""
@@ -21,13 +23,9 @@ def check_images(value: Any, name: str) -> None:
 def check_units(images: Tensor, name: str) -> None:
     r"""Refuse images (N, \*shape) of other units than [0, 1]: those whose values lie outside by more than .1 on average.
 
-    Draws of a flow overshoot by less, single values by any amount. What gradients are asked of is an iterate of some solver,
-    for which running off the range is not a caller's mistake.
+    What gradients are asked of is an iterate of some solver, for which running off the range is not a caller's mistake.
     """
-    if images.requires_grad:
-        return
-    outside = (images - images.clamp(0, 1)).abs().flatten(1).mean(1)
-    if bool((outside > 0.1).any()):
+    if not images.requires_grad and in_other_units(images, 0, 1):
         low, high = images.detach().aminmax()
         raise ValueError(f"{name} must hold values in [0, 1], got values from {float(low):.4g} to {float(high):.4g}")
 

@@ -13,7 +13,7 @@ from ..posterior import Posterior
 from ..problem import InverseProblem, require_problem
 from ..tasks import Task
 from .amortized import AMORTIZED_PRESETS, AmortizedSettings, AmortizedTrainer, Amortizer, find_amortizer
-from .laplace import LARGEST
+from .laplace import LARGEST, no_laplace
 from .optimization import PointSolver
 from .optimization_settings import OPTIMIZATION_PRESETS
 from .progress import SolverProgress, has_checkpoint
@@ -220,8 +220,7 @@ def preset_for(name: str, task: str | None = None, problem: InverseProblem | Non
 
 def _has_laplace(problem: InverseProblem) -> bool:
     """Whether the Laplace approximation takes a matrix and a number of passes that can be afforded."""
-    most = max(math.prod(problem.shape), problem.y[0].numel())
-    return most <= LARGEST and problem.likelihood.fisher(problem.y) is not None
+    return problem.y[0].numel() <= LARGEST and no_laplace(problem) is None
 
 
 def settings_for(name: str, preset: str | None = None, **changes: Any) -> Any:

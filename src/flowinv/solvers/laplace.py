@@ -15,17 +15,16 @@ LARGEST = 4096
 _ROWS = 512  # of the Jacobian that are multiplied at once: a sum of D x D products costs more than the products
 
 
-def check_laplace(problem: InverseProblem) -> None:
-    """Refuse a problem of more than 4096 latents, or of a likelihood whose Fisher information is unknown."""
+def no_laplace(problem: InverseProblem) -> str | None:
+    """Why a problem has no Laplace start: too many latents, or a likelihood of unknown Fisher information; None where it has."""
     if (size := math.prod(problem.shape)) > LARGEST:
-        raise ValueError(
+        return (
             f"a Laplace start holds a D x D matrix for each observation: D can be at most {LARGEST}, here it is {size}; "
             "start at the point instead"
         )
     if problem.likelihood.fisher(problem.y) is None:
-        raise ValueError(
-            f"a Laplace start needs the Fisher information of A(x), which {problem.likelihood!r} has not; start at the point"
-        )
+        return f"a Laplace start needs the Fisher information of A(x), which {problem.likelihood!r} has not; start at the point"
+    return None
 
 
 @torch.enable_grad()  # the caller may have turned it off
@@ -40,7 +39,8 @@ def laplace_factor(problem: InverseProblem, z: Tensor, prior: Flow | None = None
     """
     prior = prior if prior is not None else problem.prior
     size = z[0].numel()
-    check_laplace(problem)
+    if (why := no_laplace(problem)) is not None:
+        raise ValueError(why)
     leaf = z.detach().expand(chunk, *z.shape).clone().requires_grad_()
     x = prior.decode(leaf.flatten(0, 1))[0].view(leaf.shape)
     prediction = problem.operator(x).flatten(2)  # (chunk, B, m)

@@ -94,9 +94,10 @@ class SamplingSettings:
             if self.kernel != kernel and getattr(self, name) != getattr(SamplingSettings, name):
                 raise ValueError(f"{name} is a setting of {kernel}, not of {self.kernel}")
         if self.target_acceptance is not None and (self.kernel == "lmc" or not self.adapt or self.warmup == 0):
-            why = "adapt is off" if not self.adapt else "there is no warm-up"
-            why = "lmc accepts every proposal" if self.kernel == "lmc" else why
-            raise ValueError(f"nothing is adapted to target_acceptance: {why}")
+            why = "there is no warm-up" if self.adapt else "adapt is off"
+            raise ValueError(
+                f"nothing is adapted to target_acceptance: {'lmc accepts every proposal' if self.kernel == 'lmc' else why}"
+            )
         if self.keep == "last" and self.thin != 1:
             raise ValueError("keep 'last' keeps one state of each chain: there is nothing to thin, set thin to 1")
         if self.metric != "unit" and (self.kernel != "hmc" or self.space == "noise"):

@@ -16,7 +16,7 @@ from ..families.family import composed_at
 from ..point_estimate import PointEstimate
 from ..problem import InverseProblem
 from ..store import hash_tensors
-from .laplace import check_laplace, laplace_factor
+from .laplace import laplace_factor, no_laplace
 from .optimization import PointSolver
 from .optimization_settings import OptimizationSettings
 from .progress import SolverProgress
@@ -45,7 +45,7 @@ def own_latents(problem: InverseProblem, estimate: PointEstimate, settings: Vari
     return estimate.z
 
 
-def made_from(z: Tensor | None, settings: VariationalSettings) -> str:
+def origin_of(z: Tensor | None, settings: VariationalSettings) -> str:
     """What tells a start from another: its kind, of given latents their digest; its weights' last bits differ with the threads."""
     if z is None:
         return settings.start
@@ -67,8 +67,8 @@ def family_at(
     The search for the mode is saved in ``start`` within the checkpoint.
     """
     seconds = 0.0
-    if settings.start == "laplace":
-        check_laplace(problem)  # before the search, not after
+    if settings.start == "laplace" and (why := no_laplace(problem)) is not None:
+        raise ValueError(why)  # before the search, not after
     if z is None:
         place = None if checkpoint is None else Path(checkpoint) / SEARCH
         sought = problem if settings.start_widening == 1 else problem.widened(settings.start_widening)

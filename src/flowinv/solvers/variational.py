@@ -24,7 +24,7 @@ from ..problem import InverseProblem, require_problem
 from ..randomness import keyed_generator
 from ..store import read_bundle, write_bundle
 from .progress import Diverged, SolverProgress, drive, has_checkpoint, preset_or_settings
-from .starts import SEARCH, family_at, family_to_fill, made_from, own_latents
+from .starts import SEARCH, family_at, family_to_fill, origin_of, own_latents
 from .variational_settings import PRESETS, VariationalSettings
 
 CHECKPOINT = "flowinv-solver"
@@ -238,12 +238,13 @@ class VariationalSolver:
         if isinstance(start, Family) or self.settings.start == "prior":
             run = _Run(problem, self.settings, start if isinstance(start, Family) else None)
         else:
-            if has_checkpoint(checkpoint):
+            begun = has_checkpoint(checkpoint)
+            if begun:
                 family, seconds = family_to_fill(problem, self.settings), 0.0
             else:
                 family, seconds = family_at(problem, given, self.settings, checkpoint, report, every)
-            run = _Run(problem, self.settings, family, made_from(given, self.settings), seconds)
-            if checkpoint is not None and not has_checkpoint(checkpoint):
+            run = _Run(problem, self.settings, family, origin_of(given, self.settings), seconds)
+            if checkpoint is not None and not begun:
                 run.save(Path(checkpoint))  # what took the longest
                 shutil.rmtree(Path(checkpoint) / SEARCH, ignore_errors=True)
 

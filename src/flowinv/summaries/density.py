@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..images import in_other_units
 from .draws import Source, from_tensor
 from .moments import moments
 from .quantiles import LEVELS, counts_in_bins
@@ -80,8 +81,7 @@ def density(draws: Source | Tensor, support: tuple[float, float] | None = (0.0, 
     else:
         if not (math.isfinite(support[0]) and math.isfinite(support[1]) and support[0] < support[1]):
             raise ValueError(f"support must be a finite interval (low, high) or None, got {support}")
-        outside = (found.mean - found.mean.clamp(*support)).abs().flatten(1).mean(1)
-        if bool((outside > 0.1 * (support[1] - support[0])).any()):
+        if in_other_units(found.mean, *support):
             ends = f"{float(found.minimum.min()):.4g} to {float(found.maximum.max()):.4g}"
             raise ValueError(f"draws must lie in the support [{support[0]:g}, {support[1]:g}], got values from {ends}")
         low, high = (torch.full_like(found.mean, end) for end in support)
